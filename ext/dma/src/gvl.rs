@@ -1,0 +1,42 @@
+//! Work without the GVL, so that other Ruby threads run meanwhile.
+
+use std::ffi::c_void;
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::ptr;
+use std::thread;
+
+use magnus::{Error, Ruby};
+
+/// Runs `work` without the GVL. It cannot be interrupted, so it must be short or of a bounded time; waits for the disk go through
+/// [`crate::port`]. `Send` keeps Ruby values out of it.
+pub fn without<T: Send>(ruby: &Ruby, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    struct Call<W, T> {
+        work: Option<W>,
+        result: Option<thread::Result<T>>,
+    }
+    unsafe extern "C" fn run<W: FnOnce() -> T, T>(call: *mut c_void) -> *mut c_void {
+        // SAFETY: `call` is the value below, which nobody else uses while this runs.
+        let call = unsafe { &mut *call.cast::<Call<W, T>>() };
+        if let Some(work) = call.work.take() {
+            // A panic must not unwind through Ruby's frames.
+            call.result = Some(catch_unwind(AssertUnwindSafe(work)));
+        }
+        ptr::null_mut()
+    }
+    fn enter<W: FnOnce() -> T, T>(call: &mut Call<W, T>) {
+        let data: *mut Call<W, T> = call;
+        let flags = rb_sys::RB_NOGVL_INTR_FAIL as i32;
+        // SAFETY: with INTR_FAIL Ruby does not raise from here, and `call` outlives the call.
+        unsafe { rb_sys::rb_nogvl(Some(run::<W, T>), data.cast(), None, ptr::null_mut(), flags) };
+    }
+    let mut call = Call { work: Some(work), result: None };
+    loop {
+        enter(&mut call);
+        match call.result.take() {
+            Some(Ok(value)) => return Ok(value),
+            Some(Err(panic)) => resume_unwind(panic),
+            // An interrupt waited, and the work did not begin.
+            None => ruby.thread_check_ints()?,
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! A channel as a Ruby thread or fiber uses it: submit, wait without the GVL or through the Fiber scheduler, let go.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+use dma_core::channel::{Channel, Outcome};
+use dma_core::file::Reader;
+use magnus::rb_sys::{protect, AsRawValue, FromRawValue};
+use magnus::value::{InnerValue, Opaque};
+use magnus::{prelude::*, Error, Ruby, Value};
+
+use crate::gvl;
+
+/// How long an interrupted call waits for the engine to let go of its memory. A disk in order needs a few milliseconds; what a
+/// broken one keeps longer stays refused to other transfers until it is done.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// A reader with the Ruby IO object that its completions are waited for on.
+pub struct Port {
+    /// The channel and its memory.
+    pub reader: Reader,
+    event: Event,
+}
+
+/// An IO object for a descriptor that somebody else closes.
+#[derive(Clone, Copy)]
+pub struct Event(Opaque<Value>);
+
+impl Event {
+    /// Wraps `fd`, which must stay open as long as the event is waited for.
+    pub fn new(ruby: &Ruby, fd: BorrowedFd<'_>) -> Result<Event, Error> {
+        let io: Value = ruby.class_io().funcall("for_fd", (fd.as_raw_fd(), "r"))?;
+        let _: Value = io.funcall("autoclose=", (false,))?;
+        Ok(Event(io.into()))
+    }
+
+    /// For the GC.
+    pub fn io(self) -> Opaque<Value> {
+        self.0
+    }
+
+    /// Waits until the descriptor is readable; false after `timeout`. Under a Fiber scheduler other fibers run meanwhile,
+    /// otherwise other threads. Whatever interrupts the thread comes out as the error.
+    pub fn wait(self, ruby: &Ruby, timeout: Option<Duration>) -> Result<bool, Error> {
+        let io = self.0.get_inner_with(ruby);
+        let seconds = timeout.map(|timeout| ruby.float_from_f64(timeout.as_secs_f64()));
+        let seconds = seconds.map_or_else(|| ruby.qnil().as_value(), |seconds| seconds.as_value());
+        let readable = ruby.integer_from_i64(i64::from(rb_sys::RB_WAITFD_IN)).as_value();
+        // SAFETY: valid values; the call may raise, which `protect` catches.
+        let ready = protect(|| unsafe { rb_sys::rb_io_wait(io.as_raw(), readable.as_raw(), seconds.as_raw()) })?;
+        // SAFETY: rb_io_wait returns a Ruby value.
+        Ok(unsafe { Value::from_raw(ready) }.to_bool())
+    }
+}
+
+impl Port {
+    /// A port to `channel`.
+    pub fn new(ruby: &Ruby, channel: Channel) -> Result<Port, Error> {
+        let event = Event::new(ruby, channel.event())?;
+        Ok(Port { reader: Reader::new(channel), event })
+    }
+
+    /// The port of a reader that had one.
+    pub fn with(reader: Reader, event: Event) -> Port {
+        Port { reader, event }
+    }
+
+    /// Takes it apart.
+    pub fn split(self) -> (Reader, Event) {
+        (self.reader, self.event)
+    }
+
+    /// For the GC.
+    pub fn io(&self) -> Opaque<Value> {
+        self.event.io()
+    }
+
+    /// Waits for one request.
+    pub fn complete(&mut self, ruby: &Ruby, id: u64) -> Result<Outcome, Error> {
+        loop {
+            if let Some(outcome) = self.reader.channel.progress().into_iter().find(|outcome| outcome.id == id) {
+                return Ok(outcome);
+            }
+            self.event.wait(ruby, None)?;
+        }
+    }
+
+    /// Ends what is in flight: true when no memory is in use any more. Otherwise dropping the port leaves the rest to a
+    /// thread that waits.
+    pub fn settle(&mut self, ruby: &Ruby) -> bool {
+        let channel = &mut self.reader.channel;
+        // A second interrupt while waiting changes nothing: it is raised when the first has been.
+        channel.is_idle() || gvl::without(ruby, || channel.quiesce(GRACE)).unwrap_or(false)
+    }
+}

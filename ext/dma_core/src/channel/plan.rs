@@ -1,0 +1,157 @@
+//! Which operation comes next for a request: a rule of numbers only.
+
+use crate::engine::{Limits, Op};
+use crate::memory::Span;
+
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the device to memory.
+    Read,
+    /// From memory to the device.
+    Write,
+}
+
+impl Direction {
+    pub(super) fn op(self, offset: u64, span: Span) -> Op {
+        match self {
+            Direction::Read => Op::Read { offset, span },
+            Direction::Write => Op::Write { offset, span },
+        }
+    }
+}
+
+/// The next piece of a request: how many of its bytes, and whether through a bounce buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    /// Bytes of the request that this piece moves.
+    pub take: usize,
+    /// The aligned operation around them, where they do not make one themselves.
+    pub bounce: Option<Bounce>,
+}
+
+/// An operation through a bounce buffer: it begins `skip` bytes before the piece and is `len` bytes long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Bounce {
+    pub skip: usize,
+    pub len: usize,
+}
+
+impl Piece {
+    pub(super) fn straight(take: usize) -> Piece {
+        Piece { take, bounce: None }
+    }
+
+    fn bounced(take: usize, skip: usize, len: usize) -> Piece {
+        Piece { take, bounce: Some(Bounce { skip, len }) }
+    }
+}
+
+/// The first piece of `len` bytes at device address `offset` and memory `address`, at most `most` bytes in one operation.
+///
+/// Reads are brought into the shape that `limits` wants: whole blocks straight into place, partial ones through a bounce buffer.
+/// Where memory and device address never meet on a boundary, everything bounces. Writes keep their partial blocks apart, as
+/// they are.
+pub(super) fn plan(
+    direction: Direction,
+    offset: u64,
+    address: usize,
+    len: usize,
+    limits: Limits,
+    most: usize,
+) -> Piece {
+    let granule = limits.granule as usize;
+    let most = (most - most % granule).max(granule);
+    let skip = (offset % limits.granule) as usize;
+    let to_boundary = if skip == 0 { 0 } else { granule - skip };
+    let aligned = |forward: usize| (address + forward) % limits.memory == 0;
+    let blocks = (len - len % granule).min(most);
+    match direction {
+        _ if skip == 0 && blocks > 0 && aligned(0) => Piece::straight(blocks),
+        Direction::Write if skip > 0 => Piece::straight(len.min(to_boundary)),
+        Direction::Write if blocks == 0 => Piece::straight(len),
+        Direction::Write => Piece::bounced(blocks, 0, blocks),
+        Direction::Read if skip > 0 && (len <= to_boundary || aligned(to_boundary)) => {
+            Piece::bounced(len.min(to_boundary), skip, granule)
+        }
+        Direction::Read if skip == 0 && aligned(0) => Piece::bounced(len.min(granule), 0, granule),
+        Direction::Read => {
+            let cover = (skip + len).next_multiple_of(granule).min(most);
+            Piece::bounced(len.min(cover - skip), skip, cover)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn power(max: u32) -> impl Strategy<Value = usize> {
+        (0..=max).prop_map(|n| 1usize << n)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_read_is_aligned_and_covers_the_range_once_in_order(
+            granule in power(12), memory in power(12), offset in 0u64..100_000, address in 4096usize..100_000,
+            len in 1usize..200_000, most in 1usize..50_000,
+        ) {
+            let limits = Limits { granule: granule as u64, memory };
+            let mut done = 0;
+            while done < len {
+                let at = offset + done as u64;
+                let piece = plan(Direction::Read, at, address + done, len - done, limits, most);
+                prop_assert!(piece.take > 0 && piece.take <= len - done);
+                let (start, size) = match piece.bounce {
+                    Some(Bounce { skip, len }) => {
+                        prop_assert!(skip + piece.take <= len);
+                        (at - skip as u64, len)
+                    }
+                    None => {
+                        prop_assert_eq!((address + done) % memory, 0);
+                        (at, piece.take)
+                    }
+                };
+                prop_assert_eq!(start % limits.granule, 0);
+                prop_assert_eq!(size % granule, 0);
+                prop_assert!(size <= most.max(granule));
+                done += piece.take;
+            }
+        }
+
+        #[test]
+        fn every_write_is_whole_blocks_or_stays_inside_one(
+            granule in power(12), memory in power(12), offset in 0u64..100_000, address in 4096usize..100_000,
+            len in 1usize..200_000, most in 1usize..50_000,
+        ) {
+            let limits = Limits { granule: granule as u64, memory };
+            let mut done = 0;
+            while done < len {
+                let at = offset + done as u64;
+                let piece = plan(Direction::Write, at, address + done, len - done, limits, most);
+                prop_assert!(piece.take > 0 && piece.take <= len - done);
+                let whole = at % limits.granule == 0 && piece.take % granule == 0;
+                let inside = at / limits.granule == (at + piece.take as u64 - 1) / limits.granule;
+                prop_assert!(whole || inside);
+                match piece.bounce {
+                    Some(bounce) => prop_assert_eq!(bounce, Bounce { skip: 0, len: piece.take }),
+                    None if whole => prop_assert_eq!((address + done) % memory, 0),
+                    None => {}
+                }
+                done += piece.take;
+            }
+        }
+    }
+
+    #[test]
+    fn aligned_reads_make_one_straight_piece_per_operation() {
+        let limits = Limits { granule: 512, memory: 512 };
+        let piece = plan(Direction::Read, 1024, 8192, 5 << 20, limits, 1 << 20);
+        assert_eq!(piece, Piece::straight(1 << 20));
+        assert_eq!(plan(Direction::Read, 0, 4096, 513, limits, 1 << 20), Piece::straight(512));
+        assert_eq!(plan(Direction::Read, 512, 4608, 1, limits, 1 << 20), Piece::bounced(1, 0, 512));
+    }
+}

@@ -1,0 +1,208 @@
+//! The file engine that works everywhere: pread(2) and pwrite(2) on worker threads.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
+
+use super::Handle;
+use crate::engine::{Completion, Engine, Limits, Op, Path, Queue, Stats};
+use crate::sys;
+
+/// The most worker threads of the process; more operations than this wait their turn.
+const MAX_WORKERS: usize = 128;
+/// How long a worker without work stays.
+const KEEP: Duration = Duration::from_secs(10);
+
+/// An open file served by the process's worker threads.
+#[derive(Debug)]
+pub struct Threads {
+    handle: Arc<Handle>,
+}
+
+impl Threads {
+    /// Serves `handle`.
+    pub fn new(handle: Arc<Handle>) -> Self {
+        Threads { handle }
+    }
+}
+
+impl Engine for Threads {
+    fn limits(&self) -> Limits {
+        self.handle.limits()
+    }
+
+    fn stats(&self) -> Arc<Stats> {
+        self.handle.stats()
+    }
+
+    fn queue(&self) -> Result<Box<dyn Queue>, Errno> {
+        let done =
+            Done { completions: Mutex::new(Vec::new()), event: sys::eventfd()?, cancelled: AtomicBool::new(false) };
+        Ok(Box::new(ThreadQueue { handle: Arc::clone(&self.handle), pushed: Vec::new(), done: Arc::new(done) }))
+    }
+}
+
+#[derive(Debug)]
+struct ThreadQueue {
+    handle: Arc<Handle>,
+    pushed: Vec<(u32, Op)>,
+    done: Arc<Done>,
+}
+
+/// Where the workers put what they finished for one queue.
+#[derive(Debug)]
+struct Done {
+    completions: Mutex<Vec<Completion>>,
+    event: EventFd,
+    cancelled: AtomicBool,
+}
+
+impl Queue for ThreadQueue {
+    fn push(&mut self, tag: u32, op: Op) {
+        self.pushed.push((tag, op));
+    }
+
+    fn kick(&mut self) {
+        if self.pushed.is_empty() {
+            return;
+        }
+        let jobs = self.pushed.drain(..).map(|(tag, op)| Job {
+            tag,
+            op,
+            handle: Arc::clone(&self.handle),
+            done: Arc::clone(&self.done),
+        });
+        Workers::of_this_process().add(jobs);
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>) {
+        sys::clear(&self.done.event);
+        out.append(&mut lock(&self.done.completions));
+    }
+
+    fn event(&self) -> BorrowedFd<'_> {
+        self.done.event.as_fd()
+    }
+
+    fn cancel(&mut self) {
+        self.done.cancelled.store(true, SeqCst);
+    }
+}
+
+#[derive(Debug)]
+struct Job {
+    tag: u32,
+    op: Op,
+    handle: Arc<Handle>,
+    done: Arc<Done>,
+}
+
+impl Job {
+    fn run(self) {
+        let Job { tag, op, handle, done } = self;
+        let completion = if done.cancelled.load(SeqCst) {
+            Completion { tag, result: Err(Errno::ECANCELED), eof: false, path: Path::Buffered }
+        } else {
+            handle.execute(tag, &op)
+        };
+        // The memory is let go before anybody can learn that the operation is over.
+        drop(op);
+        lock(&done.completions).push(completion);
+        sys::signal(&done.event);
+    }
+}
+
+/// The worker threads of this process. They start when there is work, leave when there is none, and do not survive a fork: the
+/// child finds none of the parent's locks in its way, because it makes its own set.
+#[derive(Debug)]
+struct Workers {
+    generation: u32,
+    state: Mutex<State>,
+    work: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+impl Workers {
+    fn of_this_process() -> &'static Workers {
+        static CURRENT: AtomicPtr<Workers> = AtomicPtr::new(ptr::null_mut());
+        loop {
+            let current = CURRENT.load(SeqCst);
+            // SAFETY: only leaked boxes are stored, which live for ever.
+            if let Some(workers) = unsafe { current.as_ref() } {
+                if workers.generation == sys::fork_generation() {
+                    return workers;
+                }
+            }
+            let state = State { jobs: VecDeque::new(), threads: 0, idle: 0 };
+            let (generation, work) = (sys::fork_generation(), Condvar::new());
+            let fresh = Box::into_raw(Box::new(Workers { generation, state: Mutex::new(state), work }));
+            if CURRENT.compare_exchange(current, fresh, SeqCst, SeqCst).is_err() {
+                // SAFETY: another thread was first; this box was never shared.
+                drop(unsafe { Box::from_raw(fresh) });
+            }
+        }
+    }
+
+    fn add(&'static self, jobs: impl Iterator<Item = Job>) {
+        let mut state = lock(&self.state);
+        state.jobs.extend(jobs);
+        let wanted = state.jobs.len();
+        for _ in 0..wanted.min(state.idle) {
+            self.work.notify_one();
+        }
+        let more = wanted.saturating_sub(state.idle).min(MAX_WORKERS - state.threads);
+        for _ in 0..more {
+            state.threads += 1;
+            let started = thread::Builder::new().name("dma-worker".into()).spawn(|| self.serve());
+            if started.is_err() {
+                state.threads -= 1;
+                break;
+            }
+        }
+        // Where the system gives no thread at all, the caller does the work itself: late, but done.
+        if state.threads == 0 {
+            let jobs = std::mem::take(&mut state.jobs);
+            drop(state);
+            jobs.into_iter().for_each(Job::run);
+        }
+    }
+
+    fn serve(&self) {
+        sys::block_signals();
+        let mut state = lock(&self.state);
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                job.run();
+                state = lock(&self.state);
+                continue;
+            }
+            state.idle += 1;
+            let (next, wait) = self.work.wait_timeout(state, KEEP).unwrap_or_else(PoisonError::into_inner);
+            state = next;
+            state.idle -= 1;
+            if wait.timed_out() && state.jobs.is_empty() {
+                state.threads -= 1;
+                return;
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code that panics runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

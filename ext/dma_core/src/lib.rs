@@ -1,0 +1,15 @@
+//! Page-aligned memory that hardware and the kernel read and write directly, and the engines that move bytes through it.
+//!
+//! This crate knows nothing of Ruby. Dependencies point down only:
+//! [`file`] → [`channel`] → [`engine`] → [`memory`] → [`sys`] → [`error`].
+
+pub mod channel;
+pub mod engine;
+pub mod error;
+pub mod file;
+pub mod memory;
+pub mod sys;
+
+pub use error::{Error, Result};
+/// The error numbers of the operating system.
+pub use nix::errno::Errno;

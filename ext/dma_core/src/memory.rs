@@ -1,0 +1,9 @@
+//! Memory for transfers: page-aligned mappings, the regions cut from them, and pools of equal regions.
+
+mod pages;
+mod pool;
+mod region;
+
+pub use pages::{Huge, Layout, Lock, Pages, Residency};
+pub use pool::{Pool, Waiter};
+pub use region::{Region, Span};

@@ -1,0 +1,302 @@
+//! A run of bytes that one buffer owns, and the spans of it that transfers are using.
+
+use std::cmp::Ordering;
+use std::ptr;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::Arc;
+
+use super::pages::{Layout, Lock, Pages};
+use super::pool::Home;
+use crate::error::{Error, Result};
+
+/// A run of bytes inside [`Pages`], shared by [`Arc`] between its buffer and the operations in flight: the memory stays as
+/// long as either. The last one to let go gives a pool's region back to its pool.
+///
+/// All access is by raw copies with checked bounds; see [`Pages`] for why there is no slice.
+#[derive(Debug)]
+pub struct Region {
+    pages: Arc<Pages>,
+    offset: usize,
+    len: usize,
+    in_flight: AtomicUsize,
+    abandoned: AtomicUsize,
+    /// Gives the region back to its pool when dropped; nothing else reads it.
+    _home: Option<Home>,
+}
+
+impl Region {
+    /// Allocates pages of its own: see [`Pages::allocate`] and [`Pages::lock`].
+    pub fn allocate(layout: Layout, lock: Lock) -> Result<Arc<Region>> {
+        let pages = Pages::allocate(layout)?;
+        pages.lock(lock)?;
+        Ok(Region::new(Arc::new(pages), 0, layout.size, None))
+    }
+
+    pub(super) fn new(pages: Arc<Pages>, offset: usize, len: usize, home: Option<Home>) -> Arc<Region> {
+        debug_assert!(offset + len <= pages.len());
+        Arc::new(Region {
+            pages,
+            offset,
+            len,
+            in_flight: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
+            _home: home,
+        })
+    }
+
+    /// The whole of some pages as one region.
+    pub fn of(pages: Pages) -> Arc<Region> {
+        let len = pages.len();
+        Region::new(Arc::new(pages), 0, len, None)
+    }
+
+    /// The pages it lies in.
+    pub fn pages(&self) -> &Pages {
+        &self.pages
+    }
+
+    /// Offset of the first byte in [`Region::pages`].
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Address of the first byte.
+    pub fn address(&self) -> usize {
+        self.pages.address() + self.offset
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no byte in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Bytes that a transfer may use from the start: to the end of the last page, if the pages are this region's alone.
+    pub fn capacity(&self) -> usize {
+        match self._home {
+            None if self.offset == 0 => self.pages.len(),
+            _ => self.len,
+        }
+    }
+
+    /// Operations in flight on these bytes.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(SeqCst)
+    }
+
+    /// Refuses memory that a transfer is using: freeing it or handing it on must wait.
+    pub fn check_idle(&self) -> Result<()> {
+        match self.in_flight() {
+            0 => Ok(()),
+            n => Err(Error::Busy(format!("{n} operations in flight use this buffer; wait for them first"))),
+        }
+    }
+
+    /// Refuses memory into which an interrupted transfer may still write.
+    pub fn check_settled(&self) -> Result<()> {
+        match self.abandoned.load(SeqCst) {
+            0 => Ok(()),
+            _ => Err(Error::Busy(
+                "an interrupted transfer has not let go of this buffer yet; use another, or try again later".into(),
+            )),
+        }
+    }
+
+    pub(crate) fn abandon(&self) {
+        self.abandoned.fetch_add(1, SeqCst);
+    }
+
+    pub(crate) fn settle(&self) {
+        self.abandoned.fetch_sub(1, SeqCst);
+    }
+
+    /// The address of `[offset, offset + len)`, once the range and the process have been checked.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] outside the region, [`Error::Closed`] in the child of a fork.
+    pub fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {
+        self.pages.check()?;
+        match offset.checked_add(len) {
+            Some(end) if end <= self.len => Ok((self.address() + offset) as *mut u8),
+            _ => Err(Error::Argument(format!(
+                "{len} bytes at offset {offset} are outside a buffer of {} bytes",
+                self.len
+            ))),
+        }
+    }
+
+    /// Copies `len` bytes from `offset` to `to`.
+    ///
+    /// # Safety
+    /// `to` must be valid for writing `len` bytes.
+    pub unsafe fn read(&self, offset: usize, to: *mut u8, len: usize) -> Result<()> {
+        let from = self.range(offset, len)?;
+        // SAFETY: `from` was checked, the caller vouches for `to`; copy allows them to overlap.
+        unsafe { ptr::copy(from, to, len) };
+        Ok(())
+    }
+
+    /// Copies `len` bytes from `from` to `offset`.
+    ///
+    /// # Safety
+    /// `from` must be valid for reading `len` bytes.
+    pub unsafe fn write(&self, offset: usize, from: *const u8, len: usize) -> Result<()> {
+        let to = self.range(offset, len)?;
+        // SAFETY: `to` was checked, the caller vouches for `from`; copy allows them to overlap.
+        unsafe { ptr::copy(from, to, len) };
+        Ok(())
+    }
+
+    /// Sets `len` bytes from `offset` to `byte`.
+    pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<()> {
+        let to = self.range(offset, len)?;
+        // SAFETY: the range was checked.
+        unsafe { ptr::write_bytes(to, byte, len) };
+        Ok(())
+    }
+
+    /// Compares `[offset, offset + len)` bytewise with memory at `other`.
+    ///
+    /// # Safety
+    /// `other` must be valid for reading `len` bytes.
+    pub unsafe fn compare(&self, offset: usize, other: *const u8, len: usize) -> Result<Ordering> {
+        let ours = self.range(offset, len)?;
+        // SAFETY: `ours` was checked, the caller vouches for `other`.
+        Ok(unsafe { libc::memcmp(ours.cast(), other.cast(), len) }.cmp(&0))
+    }
+}
+
+/// Bytes of a region that one operation uses: while it lives the region is in flight, and its memory stays.
+#[derive(Debug)]
+pub struct Span {
+    region: Arc<Region>,
+    offset: usize,
+    len: usize,
+}
+
+impl Span {
+    /// `len` bytes of `region` from `offset`; up to its [`Region::capacity`], which may pass what its buffer shows.
+    pub fn new(region: &Arc<Region>, offset: usize, len: usize) -> Result<Span> {
+        region.pages.check()?;
+        let capacity = region.capacity().max(region.len);
+        if offset.checked_add(len).is_none_or(|end| end > capacity) {
+            let size = region.len;
+            return Err(Error::Argument(format!(
+                "{len} bytes at offset {offset} are outside a buffer of {size} bytes"
+            )));
+        }
+        region.in_flight.fetch_add(1, SeqCst);
+        Ok(Span { region: Arc::clone(region), offset, len })
+    }
+
+    /// A part of this span, in flight on its own.
+    pub fn part(&self, offset: usize, len: usize) -> Span {
+        debug_assert!(offset + len <= self.len);
+        self.region.in_flight.fetch_add(1, SeqCst);
+        Span { region: Arc::clone(&self.region), offset: self.offset + offset, len }
+    }
+
+    /// The region these bytes belong to.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// Address of the first byte.
+    pub fn address(&self) -> *mut u8 {
+        (self.region.address() + self.offset) as *mut u8
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no byte in it.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies the first `len` bytes from `skip` on of this span to the start of `to`.
+    pub fn copy_to(&self, skip: usize, to: &Span, len: usize) {
+        assert!(skip + len <= self.len && len <= to.len, "a copy between spans stays inside both");
+        // SAFETY: both ranges were checked when the spans were made, and the regions live as long as the spans.
+        unsafe { ptr::copy(self.address().add(skip), to.address(), len) };
+    }
+}
+
+impl Drop for Span {
+    fn drop(&mut self) {
+        self.region.in_flight.fetch_sub(1, SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(size: usize) -> Arc<Region> {
+        Region::allocate(Layout::new(size), Lock::Never).unwrap()
+    }
+
+    fn bytes(region: &Region) -> Vec<u8> {
+        let mut out = vec![0; region.len()];
+        // SAFETY: `out` has the length of the region.
+        unsafe { region.read(0, out.as_mut_ptr(), out.len()) }.unwrap();
+        out
+    }
+
+    #[test]
+    fn new_memory_is_zero_and_copies_touch_only_their_range() {
+        let region = region(100);
+        assert_eq!(bytes(&region), [0; 100]);
+        // SAFETY: the literal has three bytes.
+        unsafe { region.write(10, b"abc".as_ptr(), 3) }.unwrap();
+        region.fill(50, 2, 0xff).unwrap();
+        let mut expected = [0u8; 100];
+        expected[10..13].copy_from_slice(b"abc");
+        expected[50..52].fill(0xff);
+        assert_eq!(bytes(&region), expected);
+        // SAFETY: `expected` has 100 bytes.
+        assert_eq!(unsafe { region.compare(0, expected.as_ptr(), 100) }, Ok(Ordering::Equal));
+    }
+
+    #[test]
+    fn no_offset_and_length_reaches_outside_whatever_their_sum() {
+        let region = region(100);
+        for (offset, len) in [(101, 0), (0, 101), (100, 1), (usize::MAX, 1), (1, usize::MAX), (usize::MAX, usize::MAX)]
+        {
+            assert!(matches!(region.range(offset, len), Err(Error::Argument(_))), "{offset} {len}");
+        }
+        assert!(region.range(100, 0).is_ok());
+    }
+
+    #[test]
+    fn a_span_keeps_the_region_in_flight_and_its_memory_alive() {
+        let region = region(4096);
+        region.fill(0, 4096, 9).unwrap();
+        let span = Span::new(&region, 1000, 96).unwrap();
+        let part = span.part(6, 90);
+        assert_eq!(region.in_flight(), 2);
+        assert!(matches!(region.check_idle(), Err(Error::Busy(_))));
+        drop(span);
+        drop(region);
+        // SAFETY: the part keeps the memory alive.
+        assert_eq!(unsafe { part.address().read() }, 9);
+        let region = Arc::clone(part.region());
+        drop(part);
+        assert_eq!(region.check_idle(), Ok(()));
+    }
+
+    #[test]
+    fn the_slack_of_the_last_page_is_for_spans_only() {
+        let region = region(100);
+        assert!(region.range(0, 4096).is_err());
+        assert_eq!(Span::new(&region, 0, 4096).unwrap().len(), 4096);
+        assert!(Span::new(&region, 0, 4097).is_err());
+        assert!(Span::new(&region, usize::MAX, 2).is_err());
+    }
+}

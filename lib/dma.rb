@@ -1,0 +1,38 @@
+# frozen_string_literal: true
+
+require_relative "dma/version"
+require_relative "dma/error"
+require "dma/dma_ext"
+require_relative "dma/buffer"
+require_relative "dma/pool"
+require_relative "dma/file"
+
+# Page-aligned memory that hardware and the kernel read and write directly, and ways to move bytes through it.
+module DMA
+  # @!parse
+  #   # The kernel's page size in bytes.
+  #   PAGE_SIZE = 4096
+
+  # Reads a file, or a part of one, into aligned memory: without a copy where the file system has direct I/O.
+  #
+  # @param path [String, #to_path] the file
+  # @param offset [Integer] where to begin, in bytes; need not be aligned
+  # @param length [Integer, nil] how many bytes; nil: to the end
+  # @param direct [true, :auto, false] past the page cache, or an error; where the file system can; never
+  # @param lock [true, :auto, false] see {Buffer.new}; does not apply to `into`
+  # @param into [Buffer, nil] a buffer to fill instead of a new one; its size is the default of `length`
+  # @return [Buffer] the bytes; shorter than asked where the file ends before. With `into` it is that buffer, or a slice of it
+  #   where it was not filled
+  # @raise [SystemCallError] what the operating system refused, with the offset
+  # @raise [UnsupportedError] with `direct: true` where the file system has no direct I/O
+  # @raise [LockLimitError] with `lock: true` past RLIMIT_MEMLOCK
+  def self.read(path, offset: 0, length: nil, direct: :auto, lock: :auto, into: nil)
+    File.open(path, "rb", direct: direct) do |file|
+      next file.__send__(:load, offset, length, lock) unless into
+
+      part = length ? into.slice(0, length) : into
+      bytes = file.read_into(part, offset: offset)
+      bytes == into.size ? into : into.slice(0, bytes)
+    end
+  end
+end

@@ -1,0 +1,265 @@
+# frozen_string_literal: true
+
+module DMA
+  # Page-aligned memory outside Ruby's heap, for the kernel and devices to read and write in place. Its methods are those of
+  # IO::Buffer; Strings are always copies, because a String that aliased this memory would outlive it (substrings and hash keys
+  # share the address and nothing else).
+  #
+  # A child of fork finds a buffer of its parent closed. Memory that a transfer uses is never given back before it is over.
+  class Buffer
+    include Comparable
+
+    # @!parse
+    #   # @!attribute [r] size
+    #   #   @return [Integer] bytes
+    #   # @!attribute [r] address
+    #   #   @return [Integer] address of the first byte
+    #   #   @raise [ClosedError]
+    #   # @!attribute [r] alignment
+    #   #   @return [Integer] what the address is a multiple of: for a whole buffer as asked for, for a slice what is left of it
+    #   # @!attribute [r] residency
+    #   #   @return [:pageable, :locked] whether the kernel may swap the memory out. Locked memory may still move (mlock(2))
+    #   # @!attribute [r] huge_bytes
+    #   #   @return [Integer] bytes that lie in huge pages at this moment; pages come when they are first touched
+    #   # @!attribute [r] segments
+    #   #   The physical memory at this moment; pages that were not touched yet are brought in.
+    #   #   @return [Array<(Integer, Integer)>] physical address and length in bytes of each contiguous piece
+    #   #   @raise [UnsupportedError] without CAP_SYS_ADMIN
+    #   # Gives the memory back. Views become invalid. A second call does nothing.
+    #   # @return [self]
+    #   # @raise [BusyError] while a transfer or a MemoryView uses it
+    #   def free; end
+    #   # @return [Boolean] whether it can no longer be used
+    #   def freed?; end
+    #   # Keeps a buffer that would end with its block: it stays until it is freed or collected.
+    #   # @return [self]
+    #   def retain; end
+    #   # @param type [Symbol] `:U8 :S8`, `:u16 :s16 :u32 :s32 :u64 :s64 :f32 :f64` little-endian, the same in capitals big-endian
+    #   # @param offset [Integer] in bytes
+    #   # @return [Integer, Float]
+    #   # @raise [ArgumentError] outside the buffer
+    #   def get_value(type, offset); end
+    #   # @param type [Symbol] see {#get_value}
+    #   # @param offset [Integer] in bytes
+    #   # @param value [Integer, Float]
+    #   # @return [Integer] the offset behind the value
+    #   # @raise [RangeError] a value that the type cannot hold
+    #   def set_value(type, offset, value); end
+
+    class << self
+      # Allocates zeroed memory.
+      #
+      # @param size [Integer] bytes
+      # @param align [Integer] a power of two; at least a page is given
+      # @param lock [true, :auto, false] true brings every page in and locks it (mlock(2)), or raises; :auto locks each page when it is
+      #   first touched, if RLIMIT_MEMLOCK allows ({#residency} tells); false does not lock
+      # @param huge [:auto, :require, :never] :auto asks for 2 MiB pages from 2 MiB up; :require takes reserved ones or raises;
+      #   {#huge_bytes} tells what was given
+      # @raise [LockLimitError] with `lock: true` past RLIMIT_MEMLOCK, after a GC did not help
+      # @raise [AlignmentError] an alignment that is no power of two
+      # @raise [Errno::ENOMEM] no such memory
+      def new(size, align: PAGE_SIZE, lock: :auto, huge: :auto)
+        native_new(DMA.__send__(:natural, size, "size"), DMA.__send__(:natural, align, "align"), lock, huge)
+      end
+
+      # Allocates as {.new} does; with a block, frees after it and returns its value.
+      #
+      # @yieldparam buffer [Buffer]
+      def open(size, **options)
+        buffer = new(size, **options)
+        return buffer unless block_given?
+
+        begin
+          yield buffer
+        ensure
+          buffer.__send__(:native_release)
+        end
+      end
+
+      # Makes a buffer of memory that exists already. Its owner is kept as long as the buffer is; the memory is never freed and
+      # never locked from here.
+      #
+      # @param memory [IO::Buffer, #to_ptr, #to_i] an IO::Buffer (no slice of one), a pointer of ffi or Fiddle, or an address
+      # @param size [Integer, nil] bytes; nil: the size that the memory knows
+      # @raise [UnsupportedError] for a slice of an IO::Buffer, whose memory its root may free at any time
+      def wrap(memory, size = nil)
+        return wrap_io_buffer(memory, size) if memory.is_a?(IO::Buffer)
+
+        pointer = memory.respond_to?(:to_ptr) ? memory.to_ptr : memory
+        size ||= pointer.size unless pointer.is_a?(Integer)
+        address = pointer.respond_to?(:address) ? pointer.address : pointer.to_i
+        native_wrap(address, DMA.__send__(:natural, size, "size"), memory)
+      end
+
+      private
+
+      def wrap_io_buffer(memory, size)
+        unless memory.external? || memory.internal? || memory.mapped?
+          raise UnsupportedError, "a slice of an IO::Buffer does not keep its memory; wrap the buffer it was cut from, and slice that"
+        end
+
+        buffer = native_wrap_io_buffer(memory)
+        size ? buffer.slice(0, size) : buffer
+      end
+    end
+
+    # @param offset [Integer] in bytes
+    # @param length [Integer, nil] bytes; nil: to the end
+    # @param encoding [Encoding, String] of the String
+    # @return [String] a copy
+    def get_string(offset = 0, length = nil, encoding = Encoding::BINARY)
+      native_get_string(offset, length || rest(offset)).force_encoding(encoding)
+    end
+
+    # Copies a String into the buffer.
+    #
+    # @param string [String]
+    # @param offset [Integer] where in the buffer
+    # @param length [Integer, nil] bytes; nil: the rest of the String
+    # @param source_offset [Integer] where in the String, in bytes
+    # @return [Integer] bytes copied
+    # @raise [ArgumentError] where they do not fit
+    def set_string(string, offset = 0, length = nil, source_offset = 0)
+      native_set_string(string, offset, length || [string.bytesize - source_offset, 0].max, source_offset)
+    end
+
+    # @param types [Array<Symbol>] see {#get_value}
+    # @param offset [Integer] of the first, in bytes
+    # @return [Array<Integer, Float>] values that lie one behind the other
+    def get_values(types, offset)
+      types.map do |type|
+        value = get_value(type, offset)
+        offset += Buffer.__send__(:native_size_of, type)
+        value
+      end
+    end
+
+    # @param types [Array<Symbol>] see {#get_value}
+    # @param offset [Integer] of the first, in bytes
+    # @param values [Array<Integer, Float>] as many as types
+    # @return [Integer] the offset behind the last
+    def set_values(types, offset, values)
+      unless types.size == values.size
+        raise ArgumentError, "#{types.size} types for #{values.size} values; each value needs one"
+      end
+
+      types.zip(values) { |type, value| offset = set_value(type, offset, value) }
+      offset
+    end
+
+    # Copies from another buffer; the two may overlap.
+    #
+    # @param source [Buffer, IO::Buffer]
+    # @param offset [Integer] where in this buffer
+    # @param length [Integer, nil] bytes; nil: the rest of the source
+    # @param source_offset [Integer] where in the source
+    # @return [Integer] bytes copied
+    def copy(source, offset = 0, length = nil, source_offset = 0)
+      length ||= [source.size - source_offset, 0].max if source.respond_to?(:size)
+      native_copy(source, offset, length || 0, source_offset)
+    end
+
+    # @return [Buffer] a part that shares the memory, and keeps this buffer alive
+    def slice(offset = 0, length = nil)
+      native_slice(offset, length || rest(offset))
+    end
+
+    # Sets every byte.
+    #
+    # @param byte [Integer] 0..255
+    # @return [self]
+    def clear(byte = 0, offset = 0, length = nil)
+      native_clear(byte, offset, length || rest(offset))
+      self
+    end
+
+    # An IO::Buffer over the same memory, for APIs that take one: it reads and writes in place. {#free} makes it invalid.
+    #
+    # @return [IO::Buffer]
+    def view(offset = 0, length = nil)
+      native_view(offset, length || rest(offset))
+    end
+
+    # @return [FFI::Pointer, Fiddle::Pointer] a pointer to the memory: FFI's where ffi is loaded, for it accepts no other. It does
+    #   not keep the buffer alive; keep the buffer while the pointer is used
+    def to_ptr
+      return FFI::Pointer.new(address).slice(0, size) if defined?(FFI::Pointer)
+
+      require "fiddle"
+      Fiddle::Pointer.new(address, size)
+    end
+
+    # Passes each value with its offset.
+    #
+    # @param type [Symbol] see {#get_value}
+    # @param offset [Integer] of the first, in bytes
+    # @param count [Integer, nil] how many; nil: all that fit
+    # @yieldparam offset [Integer]
+    # @yieldparam value [Integer, Float]
+    # @return [self, Enumerator]
+    def each(type, offset = 0, count = nil)
+      return enum_for(:each, type, offset, count) unless block_given?
+
+      width = Buffer.__send__(:native_size_of, type)
+      (count || rest(offset) / width).times do
+        yield offset, get_value(type, offset)
+        offset += width
+      end
+      self
+    end
+
+    # Passes each byte.
+    #
+    # @yieldparam byte [Integer]
+    # @return [self, Enumerator]
+    def each_byte(offset = 0, count = nil)
+      return enum_for(:each_byte, offset, count) unless block_given?
+
+      each(:U8, offset, count) { |_, byte| yield byte }
+    end
+
+    # @return [Array<Integer, Float>] what {#each} passes
+    def values(type, offset = 0, count = nil)
+      each(type, offset, count).map { |_, value| value }
+    end
+
+    # Compares sizes, then bytes.
+    #
+    # @param other [Buffer, IO::Buffer]
+    # @return [-1, 0, 1, nil]
+    def <=>(other)
+      other.is_a?(Buffer) || other.is_a?(IO::Buffer) ? native_compare(other) : nil
+    end
+
+    # @return [String] sixteen bytes a line, as IO::Buffer prints them
+    def hexdump
+      0.step(size - 1, 16).map do |offset|
+        bytes = get_string(offset, [16, size - offset].min)
+        hex = bytes.unpack("C*").map { |byte| format(" %02x", byte) }.join
+        format("0x%08x %-48s %s", offset, hex, bytes.gsub(/[^ -~]/n, "."))
+      end.join("\n")
+    end
+
+    # @return [String] class, address, size and state, not the bytes
+    def inspect
+      return "#<#{self.class} freed>" if freed?
+
+      format("#<%<class>s 0x%<address>x+%<size>d %<residency>s>",
+             class: self.class, address: address, size: size, residency: residency)
+    end
+
+    private
+
+    def rest(offset)
+      [size - offset, 0].max
+    end
+  end
+
+  # @return [Integer] `value`, if it is one that counts something
+  def self.natural(value, name)
+    return value if value.is_a?(Integer) && value >= 0
+
+    raise ArgumentError, "#{name} must be an Integer of 0 or more, not #{value.inspect}"
+  end
+  private_class_method :natural
+end

@@ -1,0 +1,229 @@
+# frozen_string_literal: true
+
+require_relative "file/mode"
+require_relative "file/reading"
+require_relative "file/writing"
+
+module DMA
+  # A file that is read and written past the page cache (O_DIRECT), straight to and from aligned memory, at any offset and length.
+  #
+  # Transfers to and from {Buffer}s are without a copy where memory and offset are aligned ({#alignment}). The rest of the class
+  # makes it a readable, seekable IO: for programs that were written for one, and for the standard library. Waits let other
+  # threads and fibers run, and can be interrupted at any time.
+  #
+  # Threads may share a file: {#pread}, {#pwrite}, {#read_into} and {#write_from} with an offset, and {#each_chunk}, are
+  # independent of each other. The position, and what was read ahead of it, is one for all, as with an IO.
+  class File
+    include Enumerable
+    include Reading
+    include Writing
+
+    # @!parse
+    #   # @!attribute [r] size
+    #   #   @return [Integer] bytes at this moment; of a block device, too
+    #   #   @raise [ClosedError]
+    #   # @!attribute [r] alignment
+    #   #   @return [Integer] what offset and length of direct I/O are a multiple of (statx(2), STATX_DIOALIGN); 1 without
+    #   # @!attribute [r] memory_alignment
+    #   #   @return [Integer] what its memory address is a multiple of; 1 without
+    #   # @!attribute [r] stats
+    #   #   Running totals, which stay readable after {#close}: `:engine`; `:requests` to the kernel, of which `:direct_requests` went
+    #   #   past the page cache and `:buffered_requests` through it; `:direct_bytes`, `:buffered_bytes`; `:bounced_bytes` that were
+    #   #   copied because memory or offset was not aligned; `:fallbacks` from direct to buffered.
+    #   #   @return [Hash{Symbol => Integer, Symbol}]
+    #   # @return [Boolean] whether aligned requests go past the page cache
+    #   # @raise [ClosedError]
+    #   def direct?; end
+    #   # @return [Boolean]
+    #   def closed?; end
+
+    # @return [String] the path it was opened by
+    attr_reader :path
+
+    class << self
+      # Opens a file; with a block, closes it after and returns the block's value.
+      #
+      # @param path [String, #to_path] a regular file or a block device
+      # @param mode [String, Integer] "r", "r+", "w", "w+" with "b", "t", "x" and ":encoding" as for ::File.open (no "a"), or flags
+      # @param perm [Integer] permissions of a file that is created
+      # @param direct [true, :auto, false] past the page cache, or an error; where the file system can, which {#direct?} and
+      #   {#stats} tell; never
+      # @param engine [:auto, :threads] what carries requests out
+      # @param depth [Integer] how many requests one transfer keeps in flight, 1..1024
+      # @yieldparam file [File]
+      # @raise [UnsupportedError] `direct: true` where the file system has no direct I/O; neither file nor block device
+      # @raise [SystemCallError] what open(2) refuses
+      def open(path, mode = "r", perm = 0o666, direct: :auto, engine: :auto, depth: 8)
+        raise ArgumentError, "engine: #{engine.inspect} is none of :auto, :threads" unless %i[auto threads].include?(engine)
+
+        mode = Mode.parse(mode)
+        path = path.respond_to?(:to_path) ? path.to_path : path
+        file = native_open(path, mode.flags, perm, direct, DMA.__send__(:natural, depth, "depth"))
+        file.__send__(:setup, path, mode)
+        return file unless block_given?
+
+        begin
+          yield file
+        ensure
+          file.close
+        end
+      end
+
+      # {.open} without a block.
+      # @return [File]
+      def new(path, mode = "r", perm = 0o666, **options)
+        open(path, mode, perm, **options)
+      end
+    end
+
+    # Fills a buffer from the file, without a copy where all is aligned.
+    #
+    # @param buffer [Buffer] as many bytes are read as it has
+    # @param offset [Integer, nil] where in the file; nil: at the position, which moves on
+    # @return [Integer] bytes read; fewer than the buffer has only at the end of the file
+    # @raise [SystemCallError] with offset, length, and how many bytes are in the buffer already
+    # @raise [BusyError] while an interrupted transfer still holds the buffer
+    def read_into(buffer, offset: nil)
+      readable
+      at = offset ? DMA.__send__(:natural, offset, "offset") : settle
+      bytes = native_read_into(buffer, 0, buffer.size, at)
+      @next = at + bytes unless offset
+      bytes
+    end
+
+    # Writes a buffer to the file, without a copy where all is aligned.
+    #
+    # @param buffer [Buffer]
+    # @param offset [Integer, nil] where in the file; nil: at the position, which moves on
+    # @param length [Integer, nil] bytes from the start of the buffer; nil: all
+    # @return [Integer] bytes written: all of them
+    # @raise [SystemCallError] with offset, length, and how many bytes are safe in the file
+    def write_from(buffer, offset: nil, length: nil)
+      writable
+      at = settle
+      at = DMA.__send__(:natural, offset, "offset") if offset
+      bytes = native_write_from(buffer, 0, length || buffer.size, at)
+      @next = at + bytes unless offset
+      bytes
+    end
+
+    # Passes the file in chunks, reading ahead. Each buffer is valid inside the block only, unless it is {Buffer#retain}ed; its
+    # memory is then used again.
+    #
+    # @param size [Integer] bytes of a chunk; the last may be shorter
+    # @param offset [Integer, nil] where to begin; nil: at the position, which moves on
+    # @param length [Integer, nil] how many bytes; nil: to the end
+    # @param depth [Integer] how many chunks are under way while the block runs
+    # @yieldparam buffer [Buffer]
+    # @yieldparam offset [Integer] of the chunk in the file
+    # @return [self, Enumerator]
+    # @raise [SystemCallError] with offset and length, after all chunks before have been passed
+    def each_chunk(size = 1 << 20, offset: nil, length: nil, depth: @depth, &block)
+      return enum_for(:each_chunk, size, offset: offset, length: length, depth: depth) unless block
+
+      readable
+      from = offset ? DMA.__send__(:natural, offset, "offset") : settle
+      stream = native_stream(size, from, length, depth)
+      begin
+        deliver(stream, move: offset.nil?, &block)
+      ensure
+        stream.close
+      end
+      self
+    end
+
+    # Makes what was written durable (fsync(2)).
+    # @return [0]
+    def fsync
+      native_sync(false)
+      0
+    end
+
+    # Makes what was written durable, but for metadata that reading does not need (fdatasync(2)).
+    # @return [0]
+    def fdatasync
+      native_sync(true)
+      0
+    end
+
+    # Cuts or extends the file.
+    # @param size [Integer] bytes
+    # @return [0]
+    def truncate(size)
+      writable
+      settle
+      native_truncate(DMA.__send__(:natural, size, "size"))
+      0
+    end
+
+    # Closes the file. Transfers of other threads that are under way come to their end.
+    # @return [nil]
+    def close
+      native_close
+      @io&.close
+      @io = nil
+    end
+
+    # @return [::File] an ordinary IO of the same file, through the page cache, at the position of this one; closed with it. It is
+    #   for code that insists on a descriptor, which must not be one with O_DIRECT
+    def to_io
+      @io ||= ::File.for_fd(native_descriptor, @mode.to_s)
+      @io.seek(pos)
+      @io
+    end
+
+    # @return [Integer] the descriptor of {#to_io}
+    def fileno
+      to_io.fileno
+    end
+
+    # @return [String] class, path and state
+    def inspect
+      state = closed? ? "closed" : "#{direct? ? "direct" : "buffered"}, alignment #{alignment}"
+      "#<#{self.class} #{path} (#{state})>"
+    end
+
+    private
+
+    def setup(path, mode)
+      @path = path
+      @mode = mode
+      @depth = native_depth
+      @encoding = mode.encoding
+      @lineno = 0
+      forget(0)
+    end
+
+    def deliver(stream, move:)
+      while (pair = stream.next)
+        buffer, at = pair
+        forget(at + buffer.size) if move
+        begin
+          yield buffer, at
+        ensure
+          buffer.__send__(:native_release)
+        end
+      end
+    end
+
+    # The whole of a file, or a part, in a buffer of its own.
+    def load(offset, length, lock)
+      DMA.__send__(:natural, offset, "offset")
+      DMA.__send__(:natural, length, "length") if length
+      total = size
+      return load_unsized(offset, length, lock) if total.zero?
+
+      rest = [total - offset, 0].max
+      buffer = Buffer.new([length || rest, rest].min, lock: lock)
+      bytes = native_load(buffer, offset)
+      bytes == buffer.size ? buffer : buffer.slice(0, bytes)
+    end
+
+    # Files of proc(5) and the like have bytes but no size.
+    def load_unsized(offset, length, lock)
+      seek(offset)
+      bytes = read(length) || ""
+      Buffer.new(bytes.bytesize, lock: lock).tap { |buffer| buffer.set_string(bytes) }
+    end
+  end
+end

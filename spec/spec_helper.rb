@@ -1,0 +1,19 @@
+# frozen_string_literal: true
+
+require "dma"
+require "digest"
+require "securerandom"
+require "tmpdir"
+require "timeout"
+Dir[File.join(__dir__, "support", "*.rb")].sort.each { |file| require file }
+
+RSpec.configure do |config|
+  config.disable_monkey_patching!
+  config.order = :random
+  config.include Support::Scratch
+  config.include Support::Needs
+  config.include Support::Stress
+  # A hang is a failure that says where, not a suite that never ends.
+  config.around { |example| Timeout.timeout(300) { example.run } }
+  config.around { |example| Support::Stress.around(example) }
+end

@@ -1,0 +1,52 @@
+# frozen_string_literal: true
+
+require "English"
+require "open3"
+
+module Support
+  # What not every machine has. An example that needs it is skipped with the reason; under CI=true it fails instead.
+  module Needs
+    def needs(what, present)
+      return if present
+      raise "this machine should have #{what}" if ENV["CI"] == "true"
+
+      skip "needs #{what}"
+    end
+
+    def needs_root
+      needs "root", Process.uid.zero?
+    end
+
+    # Mounts a file system for the rest of the example and returns its directory.
+    def mount(type, options: nil)
+      needs_root
+      directory = File.join(scratch, "mount-#{type}").tap { |path| Dir.mkdir(path) }
+      command = ["mount", "-t", type, *(["-o", options] if options), "dma-spec", directory]
+      output, status = Open3.capture2e(*command)
+      needs "to mount #{type} (#{output.strip})", status.success?
+      (@mounts ||= []) << directory
+      directory
+    end
+
+    def self.included(group)
+      group.after { @mounts&.reverse_each { |directory| system("umount", "-l", directory) } }
+    end
+
+    # Runs Ruby code in a process of its own with the library loaded, and returns what it printed.
+    def in_ruby(code, *prefix, **environment)
+      lib = File.expand_path("../../lib", __dir__)
+      command = [environment.transform_keys(&:to_s), *prefix, RbConfig.ruby, "-I", lib, "-rdma", "-e", code]
+      output, status = Open3.capture2e(*command)
+      raise "#{status}: #{output}" unless status.success?
+
+      output
+    end
+
+    # The same as a user without privileges, with a limit of 64 KiB of locked memory.
+    def unprivileged(code)
+      needs_root
+      in_ruby(code, "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all",
+              "--inh-caps=-all", "prlimit", "--memlock=65536:65536", "--")
+    end
+  end
+end
