@@ -394,3 +394,6 @@ impl Drop for Channel {
         let _ = thread::Builder::new().name("dma-settle".into()).spawn(wait);
     }
 }
+
+#[cfg(test)]
+mod tests;

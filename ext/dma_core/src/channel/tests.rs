@@ -1,0 +1,321 @@
+//! The channel over an engine that does everything an engine may: short transfers, failures, completions in any order, late ones.
+
+use std::os::fd::AsFd;
+use std::sync::{Mutex, MutexGuard};
+
+use nix::sys::eventfd::EventFd;
+use proptest::prelude::*;
+
+use super::*;
+use crate::engine::{Path, Stats};
+
+/// A device of bytes, and how it misbehaves.
+#[derive(Debug)]
+struct Fake {
+    limits: Limits,
+    stats: Arc<Stats>,
+    device: Arc<Mutex<Device>>,
+}
+
+#[derive(Debug)]
+struct Device {
+    bytes: Vec<u8>,
+    /// One number for each operation: it decides on length and order.
+    script: Vec<u8>,
+    /// Operations that touch this address fail.
+    broken: Option<u64>,
+    /// Completions are held back while set.
+    stuck: bool,
+    served: usize,
+    longest: usize,
+    event: Arc<EventFd>,
+}
+
+#[derive(Debug)]
+struct FakeQueue {
+    limits: Limits,
+    device: Arc<Mutex<Device>>,
+    pushed: Vec<(u32, Op)>,
+    event: Arc<EventFd>,
+    cancelled: bool,
+}
+
+impl Fake {
+    fn new(bytes: Vec<u8>, limits: Limits, script: Vec<u8>, broken: Option<u64>) -> Arc<Fake> {
+        let device = Device {
+            bytes,
+            script,
+            broken,
+            stuck: false,
+            served: 0,
+            longest: 0,
+            event: Arc::new(sys::eventfd().unwrap()),
+        };
+        Arc::new(Fake { limits, stats: Arc::default(), device: Arc::new(Mutex::new(device)) })
+    }
+
+    fn device(&self) -> MutexGuard<'_, Device> {
+        self.device.lock().unwrap()
+    }
+}
+
+impl Engine for Fake {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    fn queue(&self) -> Result<Box<dyn Queue>, Errno> {
+        let (event, device) = (Arc::clone(&self.device().event), Arc::clone(&self.device));
+        Ok(Box::new(FakeQueue { limits: self.limits, device, pushed: Vec::new(), event, cancelled: false }))
+    }
+}
+
+impl Queue for FakeQueue {
+    fn push(&mut self, tag: u32, op: Op) {
+        let mut device = self.device.lock().unwrap();
+        device.longest = device.longest.max(self.pushed.len() + 1);
+        if let Op::Read { offset, span } = &op {
+            assert_eq!(offset % self.limits.granule, 0, "a read that is not aligned reached the engine");
+            assert_eq!(span.len() as u64 % self.limits.granule, 0);
+            assert_eq!(span.address() as usize % self.limits.memory, 0);
+        }
+        self.pushed.push((tag, op));
+    }
+
+    fn kick(&mut self) {
+        sys::signal(&self.event);
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>) {
+        sys::clear(&self.event);
+        let mut device = self.device.lock().unwrap();
+        if device.stuck || self.pushed.is_empty() {
+            return;
+        }
+        // One at a time, and not always the oldest.
+        let next = device.next();
+        let (tag, op) = self.pushed.swap_remove(next as usize % self.pushed.len());
+        out.push(if self.cancelled {
+            Completion { tag, result: Err(Errno::ECANCELED), eof: false, path: Path::Direct }
+        } else {
+            device.carry_out(tag, &op, self.limits.granule as usize)
+        });
+        sys::signal(&self.event);
+    }
+
+    fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    fn cancel(&mut self) {
+        self.cancelled = true;
+    }
+}
+
+impl Device {
+    fn next(&mut self) -> u8 {
+        self.served += 1;
+        if self.script.is_empty() {
+            0
+        } else {
+            self.script[self.served % self.script.len()]
+        }
+    }
+
+    fn carry_out(&mut self, tag: u32, op: &Op, granule: usize) -> Completion {
+        let (offset, span) = match op {
+            Op::Read { offset, span } | Op::Write { offset, span } => (*offset, span),
+            Op::Flush { .. } => return Completion { tag, result: Ok(0), eof: false, path: Path::Direct },
+        };
+        let end = offset + span.len() as u64;
+        if self.broken.is_some_and(|address| (offset..end).contains(&address)) {
+            return Completion { tag, result: Err(Errno::EIO), eof: false, path: Path::Direct };
+        }
+        let start = (offset as usize).min(self.bytes.len());
+        let mut len = span.len();
+        if self.next() % 3 == 0 && len > granule {
+            len = (len / 2).next_multiple_of(granule).min(len);
+        }
+        if let Op::Write { .. } = op {
+            let needed = offset as usize + len;
+            if self.bytes.len() < needed {
+                self.bytes.resize(needed, 0);
+            }
+            // SAFETY: the span has `len` bytes, and the vector has them from `offset` on.
+            unsafe { std::ptr::copy_nonoverlapping(span.address(), self.bytes[offset as usize..].as_mut_ptr(), len) };
+            return Completion { tag, result: Ok(len), eof: false, path: Path::Direct };
+        }
+        let n = len.min(self.bytes.len() - start);
+        // SAFETY: the span has `n` bytes, and the vector has them from `start` on.
+        unsafe { std::ptr::copy_nonoverlapping(self.bytes[start..].as_ptr(), span.address(), n) };
+        Completion { tag, result: Ok(n), eof: n < len, path: Path::Direct }
+    }
+}
+
+fn region(len: usize, byte: u8) -> Arc<Region> {
+    let region = Region::allocate(Layout::new(len), Lock::Never).unwrap();
+    region.fill(0, len, byte).unwrap();
+    region
+}
+
+fn bytes(region: &Region) -> Vec<u8> {
+    let mut out = vec![0; region.len()];
+    // SAFETY: `out` has the length of the region.
+    unsafe { region.read(0, out.as_mut_ptr(), out.len()) }.unwrap();
+    out
+}
+
+fn numbered(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+}
+
+fn complete(channel: &mut Channel) -> Outcome {
+    loop {
+        if let Some(outcome) = channel.progress().pop() {
+            return outcome;
+        }
+        assert!(sys::wait_readable(channel.event(), Duration::from_secs(30)), "a completion was lost");
+    }
+}
+
+fn request(direction: Direction, offset: u64, region: &Arc<Region>, start: usize, len: usize) -> Request {
+    Request { direction, offset, span: Span::new(region, start, len).unwrap(), whole: false }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_read_brings_the_bytes_asked_for_and_nothing_more(
+        size in 0usize..20_000, offset in 0u64..20_000, len in 0usize..20_000, start in 0usize..5000,
+        granule in 0u32..10, memory in 0u32..10, depth in 1u32..9, script in prop::collection::vec(any::<u8>(), 0..20),
+        broken in prop::option::of(0u64..30_000),
+    ) {
+        let device = numbered(size);
+        let limits = Limits { granule: 1 << granule, memory: 1 << memory };
+        let fake = Fake::new(device.clone(), limits, script, broken);
+        let target = region(start + len + 100, 0xaa);
+        let mut channel = Channel::new(fake.clone(), depth).unwrap();
+        channel.submit(request(Direction::Read, offset, &target, start, len)).unwrap();
+        let outcome = complete(&mut channel);
+
+        let from = (offset as usize).min(size);
+        let there = &device[from..(from + len).min(size)];
+        match outcome.error {
+            None => prop_assert_eq!(outcome.bytes, there.len()),
+            Some(errno) => {
+                prop_assert_eq!(errno, Errno::EIO);
+                prop_assert!(outcome.bytes <= there.len());
+            }
+        }
+        let seen = bytes(&target);
+        prop_assert_eq!(&seen[start..start + outcome.bytes], &there[..outcome.bytes]);
+        prop_assert!(seen[..start].iter().all(|byte| *byte == 0xaa), "bytes before the range");
+        prop_assert!(seen[start + len..].iter().all(|byte| *byte == 0xaa), "bytes behind the range");
+        prop_assert_eq!(&fake.device().bytes, &device);
+        prop_assert!(fake.device().longest <= depth as usize);
+        prop_assert!(channel.is_idle());
+        prop_assert_eq!(target.in_flight(), 0);
+    }
+
+    #[test]
+    fn a_write_changes_the_bytes_asked_for_and_nothing_more(
+        size in 0usize..20_000, offset in 0u64..20_000, len in 0usize..20_000, start in 0usize..5000,
+        granule in 0u32..10, memory in 0u32..10, depth in 1u32..9, script in prop::collection::vec(any::<u8>(), 0..20),
+        broken in prop::option::of(0u64..30_000),
+    ) {
+        let before = numbered(size);
+        let limits = Limits { granule: 1 << granule, memory: 1 << memory };
+        let fake = Fake::new(before.clone(), limits, script, broken);
+        let source = region(start + len + 1, 0x55);
+        let mut channel = Channel::new(fake.clone(), depth).unwrap();
+        channel.submit(request(Direction::Write, offset, &source, start, len)).unwrap();
+        let outcome = complete(&mut channel);
+
+        let mut expected = before;
+        if outcome.bytes > 0 {
+            let end = offset as usize + outcome.bytes;
+            expected.resize(expected.len().max(end), 0);
+            expected[offset as usize..end].fill(0x55);
+        }
+        prop_assert_eq!(outcome.error.is_none(), outcome.bytes == len);
+        prop_assert_eq!(&fake.device().bytes, &expected, "a failed write leaves nothing behind the bytes it calls safe");
+        prop_assert!(bytes(&source).iter().all(|byte| *byte == 0x55), "the source");
+    }
+}
+
+const BYTEWISE: Limits = Limits { granule: 1, memory: 1 };
+
+#[test]
+fn memory_of_a_dropped_channel_stays_and_is_refused_until_the_engine_lets_go() {
+    let fake = Fake::new(numbered(4096), BYTEWISE, vec![], None);
+    fake.device().stuck = true;
+    let target = region(4096, 0);
+    let mut channel = Channel::new(fake.clone(), 2).unwrap();
+    channel.submit(request(Direction::Read, 0, &target, 0, 4096)).unwrap();
+    assert_eq!(channel.progress(), []);
+    assert!(!channel.quiesce(Duration::from_millis(1)), "the engine holds an operation");
+    drop(channel);
+    assert!(target.in_flight() > 0);
+
+    let mut other = Channel::new(Fake::new(vec![], BYTEWISE, vec![], None), 2).unwrap();
+    let refused = other.submit(request(Direction::Read, 0, &target, 0, 10));
+    assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+
+    fake.device().stuck = false;
+    sys::signal(&fake.device().event);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while target.check_settled().is_err() && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(target.check_settled(), Ok(()));
+}
+
+#[test]
+fn quiesce_gives_up_what_was_not_begun() {
+    let fake = Fake::new(numbered(100), BYTEWISE, vec![], None);
+    let target = region(100, 7);
+    let mut channel = Channel::new(fake, 1).unwrap();
+    for offset in 0..5 {
+        channel.submit(request(Direction::Read, offset, &target, 0, 10)).unwrap();
+    }
+    assert!(channel.quiesce(Duration::from_secs(30)));
+    assert!(!channel.is_usable());
+    assert_eq!(target.in_flight(), 0);
+    assert_eq!(bytes(&target), [7; 100]);
+}
+
+#[test]
+fn requests_past_the_largest_offset_are_refused() {
+    let fake = Fake::new(vec![], BYTEWISE, vec![], None);
+    let mut channel = Channel::new(fake, 1).unwrap();
+    let target = region(10, 0);
+    for offset in [u64::MAX, i64::MAX as u64 - 9] {
+        let refused = channel.submit(request(Direction::Read, offset, &target, 0, 10));
+        assert!(matches!(refused, Err(Error::Argument(_))), "{refused:?}");
+    }
+}
+
+#[test]
+fn many_requests_share_the_depth_and_all_end() {
+    let device = numbered(50_000);
+    let fake = Fake::new(device.clone(), Limits { granule: 512, memory: 512 }, vec![1, 5, 2, 0, 7], None);
+    let target = region(50_000, 0);
+    let mut channel = Channel::new(fake.clone(), 3).unwrap();
+    let mut open: Vec<u64> = (0..50)
+        .map(|n| channel.submit(request(Direction::Read, n * 1000, &target, n as usize * 1000, 1000)).unwrap())
+        .collect();
+    open.push(channel.flush(true));
+    while !open.is_empty() {
+        for outcome in channel.progress() {
+            assert_eq!(outcome.error, None);
+            open.retain(|id| *id != outcome.id);
+        }
+    }
+    assert_eq!(bytes(&target), device);
+    assert_eq!(fake.device().longest, 3);
+}

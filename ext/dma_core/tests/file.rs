@@ -1,0 +1,256 @@
+//! Files through the thread engine, on whatever file system the temporary directory is.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use dma_core::channel::{Channel, Direction, Outcome, Request};
+use dma_core::file::{Direct, File, Reader, Step, Stream};
+use dma_core::memory::{Layout, Lock, Region, Span};
+use dma_core::{sys, Errno, Error};
+use tempfile::TempDir;
+
+fn numbered(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n.wrapping_mul(2_654_435_761) >> 9) as u8).collect()
+}
+
+fn scratch(bytes: &[u8]) -> (TempDir, std::path::PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("file");
+    fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+fn open(path: &Path, flags: i32, direct: Direct) -> Arc<File> {
+    Arc::new(File::open(path, flags, 0o600, direct).unwrap())
+}
+
+fn region(len: usize) -> Arc<Region> {
+    Region::allocate(Layout::new(len), Lock::Never).unwrap()
+}
+
+fn bytes(region: &Region, from: usize, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    // SAFETY: `out` has `len` bytes.
+    unsafe { region.read(from, out.as_mut_ptr(), len) }.unwrap();
+    out
+}
+
+fn wait(channel: &mut Channel) -> Outcome {
+    loop {
+        if let Some(outcome) = channel.progress().pop() {
+            return outcome;
+        }
+        assert!(sys::wait_readable(channel.event(), Duration::from_secs(60)), "a completion was lost");
+    }
+}
+
+fn transfer(file: &File, direction: Direction, offset: u64, region: &Arc<Region>, start: usize, len: usize) -> Outcome {
+    let mut channel = file.channel(4).unwrap();
+    let span = Span::new(region, start, len).unwrap();
+    channel.submit(Request { direction, offset, span, whole: false }).unwrap();
+    wait(&mut channel)
+}
+
+#[test]
+fn any_range_is_read_directly_and_buffered() {
+    let data = numbered(3_000_001);
+    let (_dir, path) = scratch(&data);
+    for direct in [Direct::Auto, Direct::Never] {
+        let file = open(&path, libc::O_RDONLY, direct);
+        for (offset, len, start) in [
+            (0, 3_000_001, 0),
+            (1, 10, 3),
+            (511, 2, 0),
+            (512, 512, 512),
+            (4095, 1_100_000, 1),
+            (2_999_999, 100, 7),
+            (5_000_000, 10, 0),
+        ] {
+            let target = region(start + len);
+            let outcome = transfer(&file, Direction::Read, offset as u64, &target, start, len);
+            let there = &data[offset.min(data.len())..(offset + len).min(data.len())];
+            assert_eq!((outcome.bytes, outcome.error), (there.len(), None), "{direct:?} {offset} {len}");
+            assert_eq!(bytes(&target, start, there.len()), there);
+        }
+        let stats = file.stats();
+        if file.handle().is_direct() {
+            assert_eq!(stats.buffered_requests.load(Relaxed), 0);
+            assert!(stats.bounced_bytes.load(Relaxed) > 0);
+        } else {
+            assert_eq!(stats.direct_requests.load(Relaxed), 0);
+        }
+    }
+}
+
+#[test]
+fn unaligned_writes_keep_their_neighbours_and_the_length() {
+    let mut data = numbered(100_000);
+    let (_dir, path) = scratch(&data);
+    for direct in [Direct::Auto, Direct::Never] {
+        let file = open(&path, libc::O_RDWR, direct);
+        for (offset, len, start) in
+            [(1usize, 3usize, 0usize), (500, 20_000, 5), (512, 1024, 0), (99_990, 5000, 3), (0, 4096, 0)]
+        {
+            let source = region(start + len);
+            source.fill(0, start + len, offset as u8 | 1).unwrap();
+            let outcome = transfer(&file, Direction::Write, offset as u64, &source, start, len);
+            assert_eq!((outcome.bytes, outcome.error), (len, None));
+            data.resize(data.len().max(offset + len), 0);
+            data[offset..offset + len].fill(offset as u8 | 1);
+            assert_eq!(fs::read(&path).unwrap(), data, "{direct:?} {offset} {len}");
+        }
+    }
+}
+
+#[test]
+fn threads_that_write_next_to_each_other_lose_no_byte() {
+    let (_dir, path) = scratch(&[]);
+    let file = open(&path, libc::O_RDWR, Direct::Auto);
+    let threads: Vec<_> = (0..8u8)
+        .map(|id| {
+            let file = Arc::clone(&file);
+            thread::spawn(move || {
+                let source = region(777);
+                source.fill(0, 777, id + 1).unwrap();
+                for round in 0..40 {
+                    let outcome = transfer(&file, Direction::Write, (round * 8 + u64::from(id)) * 777, &source, 0, 777);
+                    assert_eq!((outcome.bytes, outcome.error), (777, None));
+                }
+            })
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    let written = fs::read(&path).unwrap();
+    assert_eq!(written.len(), 8 * 40 * 777);
+    for (index, piece) in written.chunks(777).enumerate() {
+        assert!(piece.iter().all(|byte| usize::from(*byte) == index % 8 + 1), "piece {index}");
+    }
+}
+
+fn chunks(file: &Arc<File>, range: (u64, u64), chunk: usize, depth: usize, keep: bool) -> Vec<u8> {
+    let reader = Reader::new(file.channel(depth as u32).unwrap());
+    let mut stream = Stream::new(Arc::clone(file), reader, range, chunk, depth, false).unwrap();
+    let (mut all, mut kept, mut next) = (Vec::new(), Vec::new(), range.0);
+    loop {
+        match stream.advance().unwrap() {
+            Step::Chunk(chunk) => {
+                assert_eq!(chunk.offset, next);
+                next += chunk.len as u64;
+                all.extend(bytes(&chunk.region, chunk.skip, chunk.len));
+                if keep {
+                    kept.push((bytes(&chunk.region, chunk.skip, chunk.len), chunk));
+                }
+            }
+            Step::Wait => assert!(sys::wait_readable(stream.channel().event(), Duration::from_secs(60))),
+            Step::End => break,
+        }
+    }
+    for (expected, chunk) in kept {
+        assert_eq!(bytes(&chunk.region, chunk.skip, chunk.len), expected, "memory of a kept chunk was used again");
+    }
+    all
+}
+
+#[test]
+fn streams_deliver_every_byte_in_order() {
+    let data = numbered(1_000_003);
+    let (_dir, path) = scratch(&data);
+    for direct in [Direct::Auto, Direct::Never] {
+        let file = open(&path, libc::O_RDONLY, direct);
+        for (range, chunk, depth, keep) in [
+            ((0, u64::MAX), 65_536, 8, false),
+            ((0, u64::MAX), 65_536, 3, true),
+            ((777, 500_000), 10_000, 4, false),
+            ((1, 1), 1 << 20, 8, false),
+            ((0, 1_000_003), 2_000_000, 2, false),
+            ((2_000_000, 10), 4096, 2, false),
+            ((5, 3000), 7, 16, true),
+        ] {
+            let (from, len): (u64, u64) = range;
+            let end = from.saturating_add(len).min(data.len() as u64) as usize;
+            let expected = &data[(from as usize).min(end)..end];
+            assert!(chunks(&file, range, chunk, depth, keep) == expected, "{direct:?} {range:?} {chunk} {depth}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_of_aligned_chunks_costs_one_request_each() {
+    let (_dir, path) = scratch(&numbered(1 << 20));
+    let file = open(&path, libc::O_RDONLY, Direct::Auto);
+    chunks(&file, (0, u64::MAX), 1 << 16, 4, false);
+    let stats = file.stats();
+    let (direct, buffered) = (stats.direct_requests.load(Relaxed), stats.buffered_requests.load(Relaxed));
+    assert_eq!((direct + buffered, stats.bounced_bytes.load(Relaxed)), (16, 0));
+}
+
+#[test]
+fn a_file_that_shrinks_or_grows_under_a_stream_ends_where_it_ends() {
+    let data = numbered(400_000);
+    let (_dir, path) = scratch(&data);
+    let file = open(&path, libc::O_RDONLY, Direct::Auto);
+    let other = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    for (size, expected) in [(150_000u64, 150_000usize), (450_000, 450_000)] {
+        other.set_len(0).unwrap();
+        other.write_all_at(&data, 0).unwrap();
+        let reader = Reader::new(file.channel(1).unwrap());
+        let mut stream = Stream::new(Arc::clone(&file), reader, (0, u64::MAX), 100_000, 1, false).unwrap();
+        let (mut total, mut first) = (0, true);
+        loop {
+            match stream.advance().unwrap() {
+                Step::Chunk(chunk) => {
+                    total += chunk.len;
+                    if std::mem::take(&mut first) {
+                        other.set_len(size).unwrap();
+                    }
+                }
+                Step::Wait => assert!(sys::wait_readable(stream.channel().event(), Duration::from_secs(60))),
+                Step::End => break,
+            }
+        }
+        // Up to two chunks were read before the size changed.
+        assert!(total == expected || (size < 400_000 && total <= 200_000), "{total} of {expected}");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_refused_without_a_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let refused = File::open(&fifo, libc::O_RDONLY, 0, Direct::Auto);
+    assert!(matches!(refused, Err(Error::Unsupported(_))), "{refused:?}");
+    let refused = File::open(dir.path(), libc::O_RDONLY, 0, Direct::Auto);
+    assert!(matches!(refused, Err(Error::Os { errno: Errno::EISDIR, .. })), "{refused:?}");
+    let refused = File::open(&dir.path().join("none"), libc::O_RDONLY, 0, Direct::Auto);
+    assert!(matches!(refused, Err(Error::Os { errno: Errno::ENOENT, .. })), "{refused:?}");
+}
+
+#[test]
+fn a_failed_write_says_how_much_is_safe() {
+    let (_dir, path) = scratch(b"0123456789");
+    let file = open(&path, libc::O_RDONLY, Direct::Auto);
+    let source = region(100);
+    let outcome = transfer(&file, Direction::Write, 0, &source, 0, 100);
+    assert_eq!(outcome, Outcome { id: outcome.id, bytes: 0, error: Some(Errno::EBADF) });
+    assert_eq!(fs::read(&path).unwrap(), b"0123456789");
+}
+
+#[test]
+fn flush_and_truncate_reach_the_file() {
+    let (_dir, path) = scratch(b"0123456789");
+    let file = open(&path, libc::O_RDWR, Direct::Auto);
+    file.truncate(3).unwrap();
+    let mut channel = file.channel(1).unwrap();
+    for data_only in [true, false] {
+        let id = channel.flush(data_only);
+        assert_eq!(wait(&mut channel), Outcome { id, bytes: 1, error: None });
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"012");
+    assert_eq!(file.size(), Ok(3));
+}
