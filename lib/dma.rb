@@ -21,8 +21,8 @@ module DMA
   # @param direct [true, :auto, false] past the page cache, or an error; where the file system can; never
   # @param lock [true, :auto, false] see {Buffer.new}; does not apply to `into`
   # @param into [Buffer, nil] a buffer to fill instead of a new one; its size is the default of `length`
-  # @return [Buffer] the bytes; shorter than asked where the file ends before. With `into` it is that buffer, or a slice of it
-  #   where it was not filled
+  # @return [Buffer] the bytes; shorter than asked where the file ends before. With `into` it is that buffer, or a slice
+  #   of it where it was not filled
   # @raise [SystemCallError] what the operating system refused, with the offset
   # @raise [UnsupportedError] with `direct: true` where the file system has no direct I/O
   # @raise [LockLimitError] with `lock: true` past RLIMIT_MEMLOCK
@@ -35,4 +35,12 @@ module DMA
       bytes == into.size ? into : into.slice(0, bytes)
     end
   end
+
+  # @return [Integer] `value`, if it is one that counts something
+  def self.natural(value, name)
+    return value if value.is_a?(Integer) && value >= 0
+
+    raise ArgumentError, "#{name} must be an Integer of 0 or more, not #{value.inspect}"
+  end
+  private_class_method :natural
 end

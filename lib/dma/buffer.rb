@@ -1,60 +1,73 @@
 # frozen_string_literal: true
 
 module DMA
-  # Page-aligned memory outside Ruby's heap, for the kernel and devices to read and write in place. Its methods are those of
-  # IO::Buffer; Strings are always copies, because a String that aliased this memory would outlive it (substrings and hash keys
-  # share the address and nothing else).
+  # Page-aligned memory outside Ruby's heap, for the kernel and devices to read and write in place. Its methods are
+  # those of IO::Buffer; Strings are always copies, because a String that aliased this memory would outlive it
+  # (substrings and hash keys share the address and nothing else). Freezing a buffer does not protect its bytes.
   #
-  # A child of fork finds a buffer of its parent closed. Memory that a transfer uses is never given back before it is over.
+  # A child of fork finds a buffer of its parent closed. Memory that a transfer uses is never given back before it is
+  # over.
   class Buffer
     include Comparable
 
-    # @!parse
-    #   # @!attribute [r] size
-    #   #   @return [Integer] bytes
-    #   # @!attribute [r] address
-    #   #   @return [Integer] address of the first byte
-    #   #   @raise [ClosedError]
-    #   # @!attribute [r] alignment
-    #   #   @return [Integer] what the address is a multiple of: for a whole buffer as asked for, for a slice what is left of it
-    #   # @!attribute [r] residency
-    #   #   @return [:pageable, :locked] whether the kernel may swap the memory out. Locked memory may still move (mlock(2))
-    #   # @!attribute [r] huge_bytes
-    #   #   @return [Integer] bytes that lie in huge pages at this moment; pages come when they are first touched
-    #   # @!attribute [r] segments
-    #   #   The physical memory at this moment; pages that were not touched yet are brought in.
-    #   #   @return [Array<(Integer, Integer)>] physical address and length in bytes of each contiguous piece
-    #   #   @raise [UnsupportedError] without CAP_SYS_ADMIN
-    #   # Gives the memory back. Views become invalid. A second call does nothing.
-    #   # @return [self]
-    #   # @raise [BusyError] while a transfer or a MemoryView uses it
-    #   def free; end
-    #   # @return [Boolean] whether it can no longer be used
-    #   def freed?; end
-    #   # Keeps a buffer that would end with its block: it stays until it is freed or collected.
-    #   # @return [self]
-    #   def retain; end
-    #   # @param type [Symbol] `:U8 :S8`, `:u16 :s16 :u32 :s32 :u64 :s64 :f32 :f64` little-endian, the same in capitals big-endian
-    #   # @param offset [Integer] in bytes
-    #   # @return [Integer, Float]
-    #   # @raise [ArgumentError] outside the buffer
-    #   def get_value(type, offset); end
-    #   # @param type [Symbol] see {#get_value}
-    #   # @param offset [Integer] in bytes
-    #   # @param value [Integer, Float]
-    #   # @return [Integer] the offset behind the value
-    #   # @raise [RangeError] a value that the type cannot hold
-    #   def set_value(type, offset, value); end
+    # @!attribute [r] size
+    #   @return [Integer] bytes
+
+    # @!attribute [r] address
+    #   @return [Integer] address of the first byte
+    #   @raise [ClosedError]
+
+    # @!attribute [r] alignment
+    #   @return [Integer] what the address is a multiple of: for a whole buffer as asked for, for a slice what is left
+    #     of it
+
+    # @!attribute [r] residency
+    #   @return [:pageable, :locked] whether the kernel may swap the memory out. Locked memory may still move (mlock(2))
+
+    # @!attribute [r] huge_bytes
+    #   @return [Integer] bytes that certainly lie in huge pages at this moment; pages come when they are first touched
+
+    # @!attribute [r] segments
+    #   The physical memory at this moment; pages that were not touched yet are brought in.
+    #   @return [Array<(Integer, Integer)>] physical address and length in bytes of each contiguous piece
+    #   @raise [UnsupportedError] without CAP_SYS_ADMIN, and of memory that was wrapped
+
+    # @!method free
+    #   Gives the memory back. Slices end with it, and views become invalid. A second call does nothing. Of a slice, it
+    #   ends the slice and nothing else.
+    #   @return [self]
+    #   @raise [BusyError] while a transfer or a MemoryView uses it
+
+    # @!method freed?
+    #   @return [Boolean] whether it can no longer be used
+
+    # @!method retain
+    #   Keeps a buffer that would end with its block: it stays until it is freed or collected.
+    #   @return [self]
+
+    # @!method get_value(type, offset)
+    #   @param type [Symbol] `:U8 :S8`, `:u16 :s16 :u32 :s32 :u64 :s64 :f32 :f64` little-endian, the same in capitals
+    #     big-endian
+    #   @param offset [Integer] in bytes
+    #   @return [Integer, Float]
+    #   @raise [ArgumentError] outside the buffer
+
+    # @!method set_value(type, offset, value)
+    #   @param type [Symbol] see {#get_value}
+    #   @param offset [Integer] in bytes
+    #   @param value [Integer, Float]
+    #   @return [Integer] the offset behind the value
+    #   @raise [RangeError] a value that the type cannot hold, where IO::Buffer would cut it
 
     class << self
       # Allocates zeroed memory.
       #
       # @param size [Integer] bytes
       # @param align [Integer] a power of two; at least a page is given
-      # @param lock [true, :auto, false] true brings every page in and locks it (mlock(2)), or raises; :auto locks each page when it is
-      #   first touched, if RLIMIT_MEMLOCK allows ({#residency} tells); false does not lock
-      # @param huge [:auto, :require, :never] :auto asks for 2 MiB pages from 2 MiB up; :require takes reserved ones or raises;
-      #   {#huge_bytes} tells what was given
+      # @param lock [true, :auto, false] true brings every page in and locks it (mlock(2)), or raises; :auto locks each
+      #   page when it is first touched, if RLIMIT_MEMLOCK allows ({#residency} tells); false does not lock
+      # @param huge [:auto, :require, :never] :auto asks for 2 MiB pages from 2 MiB up; :require takes reserved ones or
+      #   raises; {#huge_bytes} tells what was given
       # @raise [LockLimitError] with `lock: true` past RLIMIT_MEMLOCK, after a GC did not help
       # @raise [AlignmentError] an alignment that is no power of two
       # @raise [Errno::ENOMEM] no such memory
@@ -76,30 +89,57 @@ module DMA
         end
       end
 
-      # Makes a buffer of memory that exists already. Its owner is kept as long as the buffer is; the memory is never freed and
-      # never locked from here.
+      # Makes a buffer of memory that exists already. The memory is never freed and never locked from here.
       #
-      # @param memory [IO::Buffer, #to_ptr, #to_i] an IO::Buffer (no slice of one), a pointer of ffi or Fiddle, or an address
-      # @param size [Integer, nil] bytes; nil: the size that the memory knows
-      # @raise [UnsupportedError] for a slice of an IO::Buffer, whose memory its root may free at any time
+      # An IO::Buffer is kept and locked (IO::Buffer#locked) until the buffer is freed: it cannot be freed, moved or
+      # wrapped again meanwhile, and nothing can be written to memory that is no longer its own. The owner of a pointer
+      # is kept as long as the buffer, and must not free the memory; nobody keeps the owner of an address.
+      #
+      # @param memory [IO::Buffer, Buffer, #to_ptr, Fiddle::Pointer, Integer] an IO::Buffer that owns its memory
+      #   (IO::Buffer.new, IO::Buffer.map), a pointer of ffi or Fiddle, or an address; of a Buffer it is a slice
+      # @param size [Integer, nil] bytes; nil: as many as the memory is known to have
+      # @return [Buffer]
+      # @raise [UnsupportedError] for an IO::Buffer whose memory is not its own: a slice, or one over a String
+      # @raise [BusyError] for an IO::Buffer that is locked
       def wrap(memory, size = nil)
-        return wrap_io_buffer(memory, size) if memory.is_a?(IO::Buffer)
-
-        pointer = memory.respond_to?(:to_ptr) ? memory.to_ptr : memory
-        size ||= pointer.size unless pointer.is_a?(Integer)
-        address = pointer.respond_to?(:address) ? pointer.address : pointer.to_i
-        native_wrap(address, DMA.__send__(:natural, size, "size"), memory)
+        DMA.__send__(:natural, size, "size") if size
+        case memory
+        when Buffer then memory.slice(0, size)
+        when IO::Buffer then wrap_io_buffer(memory, size)
+        else wrap_pointer(memory, size)
+        end
       end
 
       private
 
       def wrap_io_buffer(memory, size)
-        unless memory.external? || memory.internal? || memory.mapped?
-          raise UnsupportedError, "a slice of an IO::Buffer does not keep its memory; wrap the buffer it was cut from, and slice that"
-        end
+        return native_wrap_io_buffer(memory, size) if memory.internal? || memory.mapped?
 
-        buffer = native_wrap_io_buffer(memory)
-        size ? buffer.slice(0, size) : buffer
+        raise UnsupportedError,
+              "this IO::Buffer does not own its memory, which may be freed at any time: wrap one made by " \
+              "IO::Buffer.new or IO::Buffer.map, not a slice or one over a String, and slice the result"
+      end
+
+      def wrap_pointer(memory, size)
+        pointer = memory.respond_to?(:to_ptr) ? memory.to_ptr : memory
+        known = known_size(pointer)
+        size ||= known || raise(ArgumentError, "the size of #{memory.inspect} is not known; give it")
+        raise ArgumentError, "#{size} bytes are more than the #{known} of #{memory.inspect}" if known && size > known
+
+        native_wrap(pointer.to_i, size, memory)
+      end
+
+      # Pointers that do not know their size say 0 (Fiddle) or the largest number there is (ffi).
+      def known_size(pointer)
+        case pointer
+        when Integer then nil
+        when *pointer_classes then pointer.size if pointer.size.between?(1, (1 << 62) - 1)
+        else raise TypeError, "#{pointer.class} is neither an IO::Buffer nor a pointer nor an address"
+        end
+      end
+
+      def pointer_classes
+        [(FFI::Pointer if defined?(FFI::Pointer)), (Fiddle::Pointer if defined?(Fiddle::Pointer))].compact
       end
     end
 
@@ -108,7 +148,7 @@ module DMA
     # @param encoding [Encoding, String] of the String
     # @return [String] a copy
     def get_string(offset = 0, length = nil, encoding = Encoding::BINARY)
-      native_get_string(offset, length || rest(offset)).force_encoding(encoding)
+      native_get_string(offset, length).force_encoding(encoding)
     end
 
     # Copies a String into the buffer.
@@ -120,14 +160,14 @@ module DMA
     # @return [Integer] bytes copied
     # @raise [ArgumentError] where they do not fit
     def set_string(string, offset = 0, length = nil, source_offset = 0)
-      native_set_string(string, offset, length || [string.bytesize - source_offset, 0].max, source_offset)
+      native_set_string(string, offset, length, source_offset)
     end
 
     # @param types [Array<Symbol>] see {#get_value}
     # @param offset [Integer] of the first, in bytes
     # @return [Array<Integer, Float>] values that lie one behind the other
     def get_values(types, offset)
-      types.map do |type|
+      Array(types).map do |type|
         value = get_value(type, offset)
         offset += Buffer.__send__(:native_size_of, type)
         value
@@ -139,6 +179,8 @@ module DMA
     # @param values [Array<Integer, Float>] as many as types
     # @return [Integer] the offset behind the last
     def set_values(types, offset, values)
+      types = Array(types)
+      values = Array(values)
       unless types.size == values.size
         raise ArgumentError, "#{types.size} types for #{values.size} values; each value needs one"
       end
@@ -155,38 +197,49 @@ module DMA
     # @param source_offset [Integer] where in the source
     # @return [Integer] bytes copied
     def copy(source, offset = 0, length = nil, source_offset = 0)
-      length ||= [source.size - source_offset, 0].max if source.respond_to?(:size)
-      native_copy(source, offset, length || 0, source_offset)
+      native_copy(source, offset, length, source_offset)
     end
 
+    # @param offset [Integer] in bytes
+    # @param length [Integer, nil] bytes; nil: to the end
     # @return [Buffer] a part that shares the memory, and keeps this buffer alive
     def slice(offset = 0, length = nil)
-      native_slice(offset, length || rest(offset))
+      native_slice(offset, length)
     end
 
     # Sets every byte.
     #
     # @param byte [Integer] 0..255
+    # @param offset [Integer] of the first, in bytes
+    # @param length [Integer, nil] bytes; nil: to the end
     # @return [self]
+    # @raise [RangeError] what is no byte
     def clear(byte = 0, offset = 0, length = nil)
-      native_clear(byte, offset, length || rest(offset))
+      native_clear(byte, offset, length)
       self
     end
 
-    # An IO::Buffer over the same memory, for APIs that take one: it reads and writes in place. {#free} makes it invalid.
+    # An IO::Buffer over the same memory, for APIs that take one: it reads and writes in place, and keeps the memory.
+    # {#free} makes it invalid. Of an IO::Buffer that was wrapped, it is a slice of that.
     #
+    # @param offset [Integer] in bytes
+    # @param length [Integer, nil] bytes; nil: to the end
     # @return [IO::Buffer]
     def view(offset = 0, length = nil)
-      native_view(offset, length || rest(offset))
+      native_view(offset, length)
     end
 
-    # @return [FFI::Pointer, Fiddle::Pointer] a pointer to the memory: FFI's where ffi is loaded, for it accepts no other. It does
-    #   not keep the buffer alive; keep the buffer while the pointer is used
+    # @return [FFI::Pointer, Fiddle::Pointer] a pointer to the memory: FFI's where ffi is loaded, for it accepts no
+    #   other. The pointer keeps the buffer from the GC, but {#free} does not know of it
     def to_ptr
-      return FFI::Pointer.new(address).slice(0, size) if defined?(FFI::Pointer)
-
-      require "fiddle"
-      Fiddle::Pointer.new(address, size)
+      if defined?(FFI::Pointer)
+        pointer = FFI::Pointer.new(address).slice(0, size)
+      else
+        require "fiddle"
+        pointer = Fiddle::Pointer.new(address, size)
+      end
+      pointer.instance_variable_set(:@buffer, self)
+      pointer
     end
 
     # Passes each value with its offset.
@@ -197,19 +250,20 @@ module DMA
     # @yieldparam offset [Integer]
     # @yieldparam value [Integer, Float]
     # @return [self, Enumerator]
+    # @raise [ArgumentError] outside the buffer
     def each(type, offset = 0, count = nil)
       return enum_for(:each, type, offset, count) unless block_given?
 
       width = Buffer.__send__(:native_size_of, type)
-      (count || rest(offset) / width).times do
-        yield offset, get_value(type, offset)
-        offset += width
-      end
+      last = offset + slice(offset, count && (count * width)).size - width
+      offset.step(last, width) { |at| yield at, get_value(type, at) }
       self
     end
 
     # Passes each byte.
     #
+    # @param offset [Integer] of the first
+    # @param count [Integer, nil] how many; nil: all
     # @yieldparam byte [Integer]
     # @return [self, Enumerator]
     def each_byte(offset = 0, count = nil)
@@ -218,7 +272,10 @@ module DMA
       each(:U8, offset, count) { |_, byte| yield byte }
     end
 
-    # @return [Array<Integer, Float>] what {#each} passes
+    # @param type [Symbol] see {#get_value}
+    # @param offset [Integer] of the first, in bytes
+    # @param count [Integer, nil] how many; nil: all that fit
+    # @return [Array<Integer, Float>] the values that {#each} passes
     def values(type, offset = 0, count = nil)
       each(type, offset, count).map { |_, value| value }
     end
@@ -247,19 +304,5 @@ module DMA
       format("#<%<class>s 0x%<address>x+%<size>d %<residency>s>",
              class: self.class, address: address, size: size, residency: residency)
     end
-
-    private
-
-    def rest(offset)
-      [size - offset, 0].max
-    end
   end
-
-  # @return [Integer] `value`, if it is one that counts something
-  def self.natural(value, name)
-    return value if value.is_a?(Integer) && value >= 0
-
-    raise ArgumentError, "#{name} must be an Integer of 0 or more, not #{value.inspect}"
-  end
-  private_class_method :natural
 end

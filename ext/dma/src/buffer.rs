@@ -1,21 +1,23 @@
-//! `DMA::Buffer`: a region, or a part of one, as Ruby holds it.
+//! `DMA::Buffer`: a region, or a part of one, as Ruby holds it. Here its life; [`bytes`] reads and writes it.
+
+mod bytes;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma_core::memory::{Huge, Layout, Lock, Pages, Region, Residency};
 use dma_core::{sys, Error as Core};
-use magnus::rb_sys::{protect, AsRawValue};
+use magnus::rb_sys::protect;
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{
-    function, gc, method, prelude::*, DataTypeFunctions, Error, Integer, RArray, RModule, RString, Ruby, Symbol,
-    TryConvert, TypedData, Value,
+    function, gc, method, prelude::*, DataTypeFunctions, Error, Integer, RArray, RModule, Ruby, Symbol, TryConvert,
+    TypedData, Value,
 };
 use rb_sys::VALUE;
 
+pub use self::bytes::append;
 use crate::error::{argument, busy, OrRaise};
-use crate::value_type::ValueType;
 use crate::{gvl, memory_view, view};
 
 /// A buffer: bytes of its owner's region. Slices have the same owner and know the buffer they were cut from.
@@ -32,6 +34,7 @@ pub struct Buffer {
 /// What a buffer and its slices share.
 struct Owner {
     state: Mutex<State>,
+    source: Source,
     /// Alignment that was asked for.
     align: usize,
     /// MemoryViews that are out.
@@ -39,43 +42,54 @@ struct Owner {
     retained: AtomicBool,
     /// Bytes the GC was told of.
     accounted: AtomicUsize,
-    /// The object whose memory this is, where it is not ours.
-    keeper: Option<Opaque<Value>>,
 }
 
 /// No Ruby code runs under its lock, so that the GC can take it to mark.
 struct State {
     region: Option<Arc<Region>>,
     closed: Option<&'static str>,
+    /// The root of all views, once there was one.
     view: Option<Opaque<Value>>,
 }
 
+/// Whose memory it is.
+#[derive(Clone, Copy)]
+enum Source {
+    Own,
+    /// Memory of this object, which must not free it: nothing could stop it.
+    Pointer(Opaque<Value>),
+    /// Memory of this IO::Buffer, which is locked until the buffer is freed, and so cannot free it.
+    IoBuffer(Opaque<Value>),
+}
+
 /// An offset or a length: an Integer of 0 or more.
+#[derive(Clone, Copy)]
 pub struct Size(pub usize);
 
 impl TryConvert for Size {
     fn try_convert(value: Value) -> Result<Self, Error> {
         let ruby = Ruby::get_with(value);
         let size = Integer::try_convert(value)?.to_usize();
-        size.map(Size).map_err(|_| argument(&ruby, format!("{value} is no offset or length: these are 0..2**64 - 1")))
+        size.map(Size).map_err(|_| argument(&ruby, format!("{value} is not in 0..2**64 - 1, as sizes and offsets are")))
     }
 }
 
 impl Buffer {
     /// A buffer over `len` bytes of `region` from `offset`.
     pub fn over(region: Arc<Region>, offset: usize, len: usize, align: usize) -> Buffer {
-        Buffer::new(region, offset, len, align, None)
+        Buffer::new(region, offset, len, align, Source::Own)
     }
 
-    fn new(region: Arc<Region>, offset: usize, len: usize, align: usize, keeper: Option<Opaque<Value>>) -> Buffer {
-        let state = State { region: Some(region), closed: None, view: None };
+    fn new(region: Arc<Region>, offset: usize, len: usize, align: usize, source: Source) -> Buffer {
+        // The views of an IO::Buffer's memory are its own slices.
+        let view = if let Source::IoBuffer(buffer) = source { Some(buffer) } else { None };
         let owner = Owner {
-            state: Mutex::new(state),
+            state: Mutex::new(State { region: Some(region), closed: None, view }),
+            source,
             align,
             exports: AtomicUsize::new(0),
             retained: AtomicBool::new(false),
             accounted: AtomicUsize::new(0),
-            keeper,
         };
         Buffer { owner: Arc::new(owner), root: None, offset, len, freed: AtomicBool::new(false) }
     }
@@ -115,7 +129,7 @@ impl Buffer {
 
     /// Whether the memory is somebody else's, who may free it once Ruby lets go of the buffer.
     pub fn is_foreign(&self) -> bool {
-        self.owner.keeper.is_some()
+        !matches!(self.owner.source, Source::Own)
     }
 
     /// Takes out a MemoryView: address and length.
@@ -136,34 +150,33 @@ impl Buffer {
         account(ruby, bytes)
     }
 
-    /// Ends the use of the memory: views become invalid, methods raise with `why`. Memory that a view or a MemoryView may still
-    /// reach goes back only when the GC has seen the last of them.
+    /// Ends the use of the memory: views become invalid, methods raise with `why`. Addresses that a view or a MemoryView may
+    /// still reach, from a system call of another thread for one, stay mapped until the GC has seen the last of them.
     fn close(&self, ruby: &Ruby, why: &'static str) -> Result<(), Error> {
-        let (view, kept) = {
-            let mut state = self.owner.state();
-            if state.closed.is_some() {
-                return Ok(());
-            }
-            state.closed = Some(why);
-            let kept = state.view.is_some() || self.owner.exports.load(Relaxed) > 0;
-            (
-                state.view,
-                kept.then_some(())
-                    .or_else(|| {
-                        state.region = None;
-                        None
-                    })
-                    .is_some(),
-            )
+        let (closed, view) = {
+            let state = self.owner.state();
+            (state.closed, state.view)
         };
-        if let Some(view) = view {
-            view::invalidate(view.get_inner_with(ruby))?;
+        if closed.is_some() {
+            return Ok(());
         }
-        let accounted = self.owner.accounted.load(Relaxed);
-        if !kept && accounted > 0 {
-            self.owner.accounted.store(0, Relaxed);
-            ruby.gc_adjust_memory_usage(-(accounted as isize));
-        } else if kept && accounted == 0 {
+        match (self.owner.source, view) {
+            (Source::IoBuffer(buffer), _) => view::unlock(buffer.get_inner_with(ruby)),
+            (_, Some(view)) => view::invalidate(view.get_inner_with(ruby))?,
+            (_, None) => {}
+        }
+        let exported = self.owner.exports.load(Relaxed) > 0;
+        let kept = {
+            let mut state = self.owner.state();
+            state.closed = Some(why);
+            if view.is_none() && !exported {
+                state.region = None;
+            }
+            state.region.as_ref().is_some_and(|region| exported || !region.discard())
+        };
+        if !kept {
+            self.owner.unaccount();
+        } else if self.owner.accounted.load(Relaxed) == 0 {
             self.account(ruby, self.len)?;
         }
         Ok(())
@@ -174,15 +187,19 @@ impl Owner {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn unaccount(&self) {
+        let bytes = self.accounted.swap(0, Relaxed);
+        if bytes > 0 {
+            // SAFETY: buffers are closed by methods and dropped by the GC, with the GVL; Ruby's own xfree does the same.
+            unsafe { rb_sys::rb_gc_adjust_memory_usage(-(bytes as i64) as _) };
+        }
+    }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let accounted = self.accounted.load(Relaxed);
-        if accounted > 0 {
-            // SAFETY: buffers are dropped by the GC or by a method, with the GVL; Ruby's own xfree does the same.
-            unsafe { rb_sys::rb_gc_adjust_memory_usage(-(accounted as i64) as _) };
-        }
+        self.unaccount();
     }
 }
 
@@ -191,7 +208,7 @@ impl DataTypeFunctions for Buffer {
         if let Some(root) = self.root {
             marker.mark(root);
         }
-        if let Some(keeper) = self.owner.keeper {
+        if let Source::Pointer(keeper) | Source::IoBuffer(keeper) = self.owner.source {
             marker.mark(keeper);
         }
         if let Some(view) = self.owner.state().view {
@@ -200,8 +217,8 @@ impl DataTypeFunctions for Buffer {
     }
 
     fn size(&self) -> usize {
-        let memory = if self.root.is_none() && self.owner.state().region.is_some() { self.len } else { 0 };
-        size_of::<Self>() + size_of::<Owner>() + memory
+        let owns = self.root.is_none() && !self.is_foreign() && self.owner.state().closed.is_none();
+        size_of::<Self>() + size_of::<Owner>() + if owns { self.len } else { 0 }
     }
 }
 
@@ -275,13 +292,26 @@ fn native_wrap(ruby: &Ruby, Size(address): Size, Size(size): Size, keeper: Value
     // SAFETY: the keeper owns the memory, and the buffer keeps it; that the size is right is the caller's promise, as with every
     // pointer in Ruby.
     let pages = unsafe { Pages::foreign(address, size) }.or_raise(ruby)?;
-    let align = (1 << address.trailing_zeros()).min(sys::page_size());
-    Ok(Buffer::new(Region::of(pages), 0, size, align, Some(keeper.into())))
+    Ok(Buffer::new(Region::of(pages), 0, size, alignment_of(address), Source::Pointer(keeper.into())))
 }
 
-fn native_wrap_io_buffer(ruby: &Ruby, buffer: Value) -> Result<Buffer, Error> {
-    let (address, size) = view::writable(buffer)?;
-    native_wrap(ruby, Size(address as usize), Size(size), buffer)
+fn native_wrap_io_buffer(ruby: &Ruby, buffer: Value, size: Option<Size>) -> Result<Buffer, Error> {
+    let (address, len) = view::lock(ruby, buffer)?;
+    let wrapped = match size.map_or(len, |Size(size)| size) {
+        size if size > len => Err(Core::Argument(format!("{size} bytes are more than the {len} of the IO::Buffer"))),
+        // SAFETY: a locked IO::Buffer cannot free its memory, and the buffer keeps it from the GC.
+        size => unsafe { Pages::foreign(address, size) },
+    };
+    if wrapped.is_err() {
+        view::unlock(buffer);
+    }
+    let region = Region::of(wrapped.or_raise(ruby)?);
+    let size = region.len();
+    Ok(Buffer::new(region, 0, size, alignment_of(address), Source::IoBuffer(buffer.into())))
+}
+
+fn alignment_of(address: usize) -> usize {
+    (1 << address.trailing_zeros()).min(sys::page_size())
 }
 
 fn address(ruby: &Ruby, this: &Buffer) -> Result<usize, Error> {
@@ -301,18 +331,19 @@ fn free(ruby: &Ruby, this: Obj<Buffer>) -> Result<Obj<Buffer>, Error> {
         this.freed.store(true, Relaxed);
         return Ok(this);
     }
-    let Ok(region) = this.region() else { return Ok(this) };
-    region.check_idle().or_raise(ruby)?;
-    if this.owner.exports.load(Relaxed) > 0 {
-        return Err(busy(ruby, "a MemoryView of this buffer is in use; release it first"));
+    // What the parent of a fork had in flight is none of the child's.
+    if let Some(region) = this.region_if_open() {
+        region.check_idle().or_raise(ruby)?;
+        if this.owner.exports.load(Relaxed) > 0 {
+            return Err(busy(ruby, "a MemoryView of this buffer is in use; release it first"));
+        }
     }
-    drop(region);
     this.close(ruby, "this buffer was freed")?;
     Ok(this)
 }
 
 fn is_freed(this: &Buffer) -> bool {
-    this.region().is_err()
+    this.region_if_open().is_none()
 }
 
 fn native_release(ruby: &Ruby, this: &Buffer) -> Result<(), Error> {
@@ -323,7 +354,7 @@ fn native_release(ruby: &Ruby, this: &Buffer) -> Result<(), Error> {
 }
 
 fn retain(ruby: &Ruby, this: Obj<Buffer>) -> Result<Obj<Buffer>, Error> {
-    this.region().or_raise(ruby)?;
+    this.locate(0, 0).or_raise(ruby)?;
     if !this.owner.retained.swap(true, Relaxed) && this.owner.accounted.load(Relaxed) == 0 && !this.is_foreign() {
         this.account(ruby, this.len)?;
     }
@@ -352,128 +383,15 @@ fn segments(ruby: &Ruby, this: &Buffer) -> Result<RArray, Error> {
     )
 }
 
-fn get_value(ruby: &Ruby, this: &Buffer, kind: ValueType, Size(offset): Size) -> Result<Value, Error> {
-    let mut bytes = [0u8; 8];
-    let (region, at) = this.locate(offset, kind.size()).or_raise(ruby)?;
-    // SAFETY: a value has at most eight bytes.
-    unsafe { region.read(at, bytes.as_mut_ptr(), kind.size()) }.or_raise(ruby)?;
-    Ok(kind.decode(ruby, bytes))
-}
-
-fn set_value(ruby: &Ruby, this: &Buffer, kind: ValueType, Size(offset): Size, value: Value) -> Result<usize, Error> {
-    let bytes = kind.encode(ruby, value)?;
-    let (region, at) = this.locate(offset, kind.size()).or_raise(ruby)?;
-    // SAFETY: a value has at most eight bytes.
-    unsafe { region.write(at, bytes.as_ptr(), kind.size()) }.or_raise(ruby)?;
-    Ok(offset + kind.size())
-}
-
-fn native_size_of(kind: ValueType) -> usize {
-    kind.size()
-}
-
-fn native_get_string(ruby: &Ruby, this: &Buffer, Size(offset): Size, Size(len): Size) -> Result<Value, Error> {
-    let (region, at) = this.locate(offset, len).or_raise(ruby)?;
-    string(&region, at, len)
-}
-
-/// A new binary String of `len` bytes of `region`.
-fn string(region: &Region, offset: usize, len: usize) -> Result<Value, Error> {
-    let address = region.address() + offset;
-    // SAFETY: the caller located the range; Ruby copies it. No Rust code may hold a slice of it, so Ruby's memcpy does.
-    let string = protect(|| unsafe { rb_sys::rb_str_new(address as *const _, len as _) })?;
-    // SAFETY: rb_str_new returns a String.
-    Ok(unsafe { magnus::rb_sys::FromRawValue::from_raw(string) })
-}
-
-/// Appends `len` bytes of `region` to `out`.
-pub fn append(out: RString, region: &Region, offset: usize, len: usize) -> Result<(), Error> {
-    let address = region.address() + offset;
-    // SAFETY: as above.
-    protect(|| unsafe { rb_sys::rb_str_cat(out.as_raw(), address as *const _, len as _) }).map(drop)
-}
-
-fn native_set_string(
-    ruby: &Ruby,
-    this: &Buffer,
-    source: RString,
-    Size(offset): Size,
-    Size(len): Size,
-    Size(from): Size,
-) -> Result<usize, Error> {
-    // SAFETY: no Ruby code runs while the slice is used.
-    let bytes = unsafe { source.as_slice() };
-    copy_in(ruby, this, offset, bytes.as_ptr(), bytes.len(), len, from)
-}
-
-fn native_copy(
-    ruby: &Ruby,
-    this: &Buffer,
-    source: Value,
-    Size(offset): Size,
-    Size(len): Size,
-    Size(from): Size,
-) -> Result<usize, Error> {
-    let (address, size, _kept) = bytes_of(ruby, source)?;
-    copy_in(ruby, this, offset, address, size, len, from)
-}
-
-fn copy_in(
-    ruby: &Ruby,
-    this: &Buffer,
-    offset: usize,
-    source: *const u8,
-    size: usize,
-    len: usize,
-    from: usize,
-) -> Result<usize, Error> {
-    if from.checked_add(len).is_none_or(|end| end > size) {
-        return Err(argument(ruby, format!("{len} bytes at offset {from} are outside a source of {size} bytes")));
-    }
-    let (region, at) = this.locate(offset, len).or_raise(ruby)?;
-    // SAFETY: `from + len` lies inside the source.
-    unsafe { region.write(at, source.add(from), len) }.or_raise(ruby)?;
-    Ok(len)
-}
-
-/// Address and size of a DMA::Buffer or IO::Buffer, with the region to hold meanwhile.
-fn bytes_of(ruby: &Ruby, source: Value) -> Result<(*const u8, usize, Option<Arc<Region>>), Error> {
-    if let Ok(buffer) = <&Buffer>::try_convert(source) {
-        let (region, at) = buffer.locate(0, buffer.len).or_raise(ruby)?;
-        return Ok(((region.address() + at) as *const u8, buffer.len, Some(region)));
-    }
-    if view::is_io_buffer(ruby, source)? {
-        let (address, size) = view::readable(source)?;
-        return Ok((address, size, None));
-    }
-    // SAFETY: the class is only named.
-    let class = unsafe { source.classname() };
-    Err(Error::new(ruby.exception_type_error(), format!("{class} is neither DMA::Buffer nor IO::Buffer")))
-}
-
-fn native_clear(ruby: &Ruby, this: &Buffer, byte: u8, Size(offset): Size, Size(len): Size) -> Result<(), Error> {
-    let (region, at) = this.locate(offset, len).or_raise(ruby)?;
-    region.fill(at, len, byte).or_raise(ruby)
-}
-
-fn native_compare(ruby: &Ruby, this: &Buffer, other: Value) -> Result<i32, Error> {
-    let (address, size, _kept) = bytes_of(ruby, other)?;
-    if this.len != size {
-        return Ok(this.len.cmp(&size) as i32);
-    }
-    let (region, at) = this.locate(0, size).or_raise(ruby)?;
-    // SAFETY: the other has `size` bytes.
-    let order = unsafe { region.compare(at, address, size) }.or_raise(ruby)?;
-    Ok(order as i32)
-}
-
-fn native_slice(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, Size(len): Size) -> Result<Buffer, Error> {
+fn native_slice(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Buffer, Error> {
+    let len = this.length(offset, len);
     let (_, at) = this.locate(offset, len).or_raise(ruby)?;
     let root = this.root.unwrap_or_else(|| this.as_value().into());
     Ok(Buffer { owner: Arc::clone(&this.owner), root: Some(root), offset: at, len, freed: AtomicBool::new(false) })
 }
 
-fn native_view(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, Size(len): Size) -> Result<Value, Error> {
+fn native_view(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Value, Error> {
+    let len = this.length(offset, len);
     let (region, at) = this.locate(offset, len).or_raise(ruby)?;
     let cached = this.owner.state().view;
     let root = match cached {
@@ -496,8 +414,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let singleton = class.singleton_class()?;
     singleton.define_private_method("native_new", function!(native_new, 4))?;
     singleton.define_private_method("native_wrap", function!(native_wrap, 3))?;
-    singleton.define_private_method("native_wrap_io_buffer", function!(native_wrap_io_buffer, 1))?;
-    singleton.define_private_method("native_size_of", function!(native_size_of, 1))?;
+    singleton.define_private_method("native_wrap_io_buffer", function!(native_wrap_io_buffer, 2))?;
     class.define_method("size", method!(|this: &Buffer| this.len, 0))?;
     class.define_method("address", method!(address, 0))?;
     class.define_method("alignment", method!(alignment, 0))?;
@@ -507,15 +424,9 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("residency", method!(residency, 0))?;
     class.define_method("huge_bytes", method!(huge_bytes, 0))?;
     class.define_method("segments", method!(segments, 0))?;
-    class.define_method("get_value", method!(get_value, 2))?;
-    class.define_method("set_value", method!(set_value, 3))?;
-    class.define_private_method("native_get_string", method!(native_get_string, 2))?;
-    class.define_private_method("native_set_string", method!(native_set_string, 4))?;
-    class.define_private_method("native_copy", method!(native_copy, 4))?;
-    class.define_private_method("native_clear", method!(native_clear, 3))?;
-    class.define_private_method("native_compare", method!(native_compare, 1))?;
     class.define_private_method("native_slice", method!(native_slice, 2))?;
     class.define_private_method("native_view", method!(native_view, 2))?;
     class.define_private_method("native_release", method!(native_release, 0))?;
+    bytes::init(class)?;
     memory_view::register(ruby, class)
 }

@@ -1,17 +1,22 @@
 //! `DMA::Pool`: buffers that come back.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dma_core::memory::{Pool as CorePool, Waiter};
+use dma_core::memory::{Pool as CorePool, Region, Waiter};
+use dma_core::sys;
 use magnus::{function, gc, method, prelude::*, DataTypeFunctions, Error, RModule, Ruby, TypedData, Value};
 
-use crate::buffer::{account, huge_from, lock_from, with_memory, Buffer};
+use crate::buffer::{account, huge_from, lock_from, with_memory, Buffer, Size};
 use crate::error::OrRaise;
 use crate::port::Event;
 
-/// How often a waiting checkout looks for buffers that were dropped: only the GC can tell.
-const COLLECT: Duration = Duration::from_secs(1);
+/// After how long a waiting checkout first looks for buffers that were dropped, which only the GC finds; then after twice as
+/// long, and so on up to [`COLLECT_AT_MOST`]: where buffers come back without it, a GC would only cost.
+const COLLECT: Duration = Duration::from_millis(10);
+const COLLECT_AT_MOST: Duration = Duration::from_secs(1);
+/// Waiters that are kept for the next use.
+const IDLE_WAITERS: usize = 16;
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Pool", free_immediately, mark, size)]
@@ -27,12 +32,9 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take(&self, ruby: &Ruby) -> Result<Option<Buffer>, Error> {
-        let region = self.pool.checkout().or_raise(ruby)?;
-        Ok(region.map(|region| {
-            let len = region.len();
-            Buffer::over(region, 0, len, self.align)
-        }))
+    fn buffer(&self, region: Arc<Region>) -> Buffer {
+        let len = region.len();
+        Buffer::over(region, 0, len, self.align)
     }
 }
 
@@ -53,21 +55,31 @@ impl DataTypeFunctions for Pool {
     }
 }
 
-fn native_new(ruby: &Ruby, count: usize, size: usize, align: usize, lock: Value, huge: Value) -> Result<Pool, Error> {
+fn native_new(
+    ruby: &Ruby,
+    Size(count): Size,
+    Size(size): Size,
+    Size(align): Size,
+    lock: Value,
+    huge: Value,
+) -> Result<Pool, Error> {
     let (lock, huge) = (lock_from(ruby, lock)?, huge_from(ruby, huge)?);
     let pool = with_memory(ruby, || CorePool::new(count, size, align, huge, lock))?;
-    account(ruby, pool.pages().len())?;
-    let align = align.max(dma_core::sys::page_size());
-    Ok(Pool { pool, align, idle: Mutex::new(Vec::new()) })
+    let align = align.max(sys::page_size());
+    let pool = Pool { pool, align, idle: Mutex::new(Vec::new()) };
+    account(ruby, pool.pool.pages().len())?;
+    Ok(pool)
+}
+
+fn available(ruby: &Ruby, this: &Pool) -> Result<usize, Error> {
+    this.pool.available().or_raise(ruby)
 }
 
 /// Takes a buffer; waits for one up to `timeout` seconds, or for ever with `nil`. `None`: there was none in time.
 fn native_checkout(ruby: &Ruby, this: &Pool, timeout: Option<f64>) -> Result<Option<Buffer>, Error> {
-    if let Some(buffer) = this.take(ruby)? {
-        return Ok(Some(buffer));
+    if let Some(region) = this.pool.checkout_spare().or_raise(ruby)? {
+        return Ok(Some(this.buffer(region)));
     }
-    // Buffers that were dropped without being freed are garbage, which nothing else may collect soon.
-    ruby.gc_start();
     let timeout = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let idle = this.idle().pop();
@@ -79,10 +91,16 @@ fn native_checkout(ruby: &Ruby, this: &Pool, timeout: Option<f64>) -> Result<Opt
             (waiter, event)
         }
     };
+    this.pool.enter(&waiter);
+    // The IO object stays on the stack while it is waited for, and in the list after: the GC finds it.
     let result = wait(ruby, this, &waiter, event, deadline);
     this.pool.leave(&waiter);
-    this.idle().push((waiter, event));
-    result
+    let mut idle = this.idle();
+    if idle.len() < IDLE_WAITERS {
+        idle.push((waiter, event));
+    }
+    drop(idle);
+    result.map(|region| region.map(|region| this.buffer(region)))
 }
 
 fn wait(
@@ -91,19 +109,27 @@ fn wait(
     waiter: &Waiter,
     event: Event,
     deadline: Option<Instant>,
-) -> Result<Option<Buffer>, Error> {
+) -> Result<Option<Arc<Region>>, Error> {
+    let mut pause = COLLECT;
     loop {
-        this.pool.enter(waiter);
-        if let Some(buffer) = this.take(ruby)? {
-            return Ok(Some(buffer));
+        if let Some(region) = this.pool.checkout_in_turn(waiter).or_raise(ruby)? {
+            return Ok(Some(region));
         }
-        let left = deadline.map_or(COLLECT, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left = deadline.map_or(pause, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             return Ok(None);
         }
-        if !event.wait(ruby, Some(left.min(COLLECT)))? {
-            ruby.gc_start();
+        if event.wait(ruby, Some(left.min(pause)))? {
+            continue;
         }
+        ruby.gc_start();
+        if pause == COLLECT_AT_MOST {
+            // Whoever was in front and has not come for it in so long is a fiber that nobody resumes any more.
+            if let Some(region) = this.pool.checkout().or_raise(ruby)? {
+                return Ok(Some(region));
+            }
+        }
+        pause = (pause * 2).min(COLLECT_AT_MOST);
     }
 }
 
@@ -114,7 +140,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.singleton_class()?.define_private_method("native_new", function!(native_new, 5))?;
     class.define_method("count", method!(|this: &Pool| this.pool.count(), 0))?;
     class.define_method("size", method!(|this: &Pool| this.pool.size(), 0))?;
-    class.define_method("available", method!(|this: &Pool| this.pool.available(), 0))?;
+    class.define_method("available", method!(available, 0))?;
     class.define_private_method("native_checkout", method!(native_checkout, 1))?;
     Ok(())
 }

@@ -22,6 +22,9 @@ enum Kind {
 const NAMES: &str = ":U8 :S8 :u16 :U16 :s16 :S16 :u32 :U32 :s32 :S32 :u64 :U64 :s64 :S64 :f32 :F32 :f64 :F64";
 
 impl ValueType {
+    /// `:U8`.
+    pub const BYTE: ValueType = ValueType { kind: Kind::Unsigned, size: 1, big: true };
+
     /// Bytes of one value.
     pub fn size(self) -> usize {
         self.size

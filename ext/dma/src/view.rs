@@ -7,10 +7,14 @@ use magnus::rb_sys::{protect, AsRawValue, FromRawValue};
 use magnus::{prelude::*, Error, RClass, Ruby, Value};
 use rb_sys::VALUE;
 
+use crate::error::{argument, busy};
+
 // rb-sys makes the flags a Rust enum, of which two at once are no value: declared here with the C type.
 extern "C" {
     fn rb_io_buffer_new(base: *mut c_void, size: usize, flags: c_int) -> VALUE;
     fn rb_io_buffer_free(buffer: VALUE) -> VALUE;
+    fn rb_io_buffer_lock(buffer: VALUE) -> VALUE;
+    fn rb_io_buffer_try_unlock(buffer: VALUE) -> c_int;
     fn rb_io_buffer_get_bytes_for_reading(buffer: VALUE, base: *mut *const c_void, size: *mut usize);
     fn rb_io_buffer_get_bytes_for_writing(buffer: VALUE, base: *mut *mut c_void, size: *mut usize);
 }
@@ -51,13 +55,27 @@ pub fn readable(buffer: Value) -> Result<(*const u8, usize), Error> {
     Ok((base.cast(), size))
 }
 
-/// Address and size of an IO::Buffer for reading and writing, under the same condition.
-pub fn writable(buffer: Value) -> Result<(*mut u8, usize), Error> {
+/// Locks an IO::Buffer, so that it can neither free nor move its memory, and gives address and size.
+pub fn lock(ruby: &Ruby, buffer: Value) -> Result<(usize, usize), Error> {
+    // SAFETY: a valid value; the call may raise, which `protect` catches.
+    if let Err(error) = protect(|| unsafe { rb_io_buffer_lock(buffer.as_raw()) }) {
+        return Err(busy(ruby, format!("this IO::Buffer is in use ({error}); free the buffer that wraps it first")));
+    }
     let (mut base, mut size) = (ptr::null_mut(), 0);
-    protect(|| {
+    let located = protect(|| {
         // SAFETY: both pointers are valid; the call may raise, which `protect` catches.
         unsafe { rb_io_buffer_get_bytes_for_writing(buffer.as_raw(), &mut base, &mut size) };
         rb_sys::Qnil as VALUE
-    })?;
-    Ok((base.cast(), size))
+    });
+    if let Err(error) = located {
+        unlock(buffer);
+        return Err(argument(ruby, format!("this IO::Buffer cannot be written, as transfers would: {error}")));
+    }
+    Ok((base as usize, size))
+}
+
+/// Undoes [`lock`].
+pub fn unlock(buffer: Value) {
+    // SAFETY: a valid IO::Buffer; the call does not raise, and tells only whether the lock was there.
+    unsafe { rb_io_buffer_try_unlock(buffer.as_raw()) };
 }

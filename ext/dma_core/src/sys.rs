@@ -58,6 +58,15 @@ pub unsafe fn mlock(address: *const u8, len: usize, on_fault: bool) -> Result<()
     Errno::result(unsafe { libc::mlock2(address.cast(), len, flags) }).map(drop)
 }
 
+/// Unlocks the pages of `[address, address + len)`.
+///
+/// # Safety
+/// The range must be mapped, and nobody else may count on its being locked.
+pub unsafe fn munlock(address: *const u8, len: usize) -> Result<(), Errno> {
+    // SAFETY: unlocking changes no byte; the caller vouches for the range.
+    Errno::result(unsafe { libc::munlock(address.cast(), len) }).map(drop)
+}
+
 /// madvise(2).
 ///
 /// # Safety
@@ -83,21 +92,23 @@ pub fn locked_bytes() -> u64 {
     kib.unwrap_or(0) * 1024
 }
 
-/// The bytes of `[address, address + len)` that huge pages back at this moment (proc_pid_smaps(5)).
+/// The bytes of `[address, address + len)` that huge pages back at this moment (proc_pid_smaps(5)). The kernel counts by
+/// mapping, and may have joined this one with its neighbours: then it is what is certain, as if theirs had come first.
 pub fn huge_bytes(address: usize, len: usize) -> usize {
     let smaps = fs::read_to_string("/proc/self/smaps").unwrap_or_default();
-    let (mut overlap, mut total) = (0, 0);
+    let (mut overlap, mut others, mut total) = (0, 0, 0);
     for line in smaps.lines() {
         if let Some((first, last)) = line.split(' ').next().and_then(|range| range.split_once('-')) {
             if let (Ok(first), Ok(last)) = (usize::from_str_radix(first, 16), usize::from_str_radix(last, 16)) {
                 overlap = last.min(address + len).saturating_sub(first.max(address));
+                others = last - first - overlap;
                 continue;
             }
         }
         let huge = ["AnonHugePages:", "Private_Hugetlb:"].iter().find_map(|key| line.strip_prefix(key));
         if let (true, Some(kib)) = (overlap > 0, huge) {
             let bytes = kib.trim().trim_end_matches(" kB").parse::<usize>().unwrap_or(0) * 1024;
-            total += bytes.min(overlap);
+            total += bytes.saturating_sub(others);
         }
     }
     total

@@ -169,6 +169,20 @@ impl Pages {
         }
     }
 
+    /// Gives the memory back while its addresses stay: whoever still reaches them meets fresh zeros. False where it could not.
+    pub fn discard(&self) -> bool {
+        if matches!(self.storage, Storage::Foreign) || self.check().is_err() {
+            return false;
+        }
+        // SAFETY: the range is this mapping, whose bytes nobody wants any more.
+        let given = unsafe {
+            let _ = sys::munlock(self.start as *const u8, self.len);
+            sys::madvise(self.start as *mut u8, self.len, libc::MADV_DONTNEED)
+        };
+        self.locked.store(false, Ordering::Relaxed);
+        given.is_ok()
+    }
+
     /// Whether the pages are locked.
     pub fn residency(&self) -> Residency {
         if self.locked.load(Ordering::Relaxed) {

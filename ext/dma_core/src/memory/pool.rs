@@ -30,7 +30,7 @@ struct Slots {
 #[derive(Debug)]
 struct State {
     free: Vec<usize>,
-    /// Who waits for a region, first come first.
+    /// Who waits for a region, first come first: the free ones belong to as many at the front.
     waiters: VecDeque<Arc<EventFd>>,
 }
 
@@ -75,30 +75,46 @@ impl Pool {
         Ok(Pool { pages: Arc::new(pages), slots: Arc::new(slots), count, size, stride })
     }
 
-    /// Takes a region, or `None` when all are taken.
+    /// Takes a region, or `None` when all are taken; whoever waits for one is passed over.
     pub fn checkout(&self) -> Result<Option<Arc<Region>>> {
+        self.take(|state| !state.free.is_empty())
+    }
+
+    /// Takes a region that nobody waits for.
+    pub fn checkout_spare(&self) -> Result<Option<Arc<Region>>> {
+        self.take(|state| state.free.len() > state.waiters.len())
+    }
+
+    /// Takes a region and ends the wait, when it is the turn of `waiter`.
+    pub fn checkout_in_turn(&self, waiter: &Waiter) -> Result<Option<Arc<Region>>> {
+        self.take(|state| {
+            // Cleared where the state is seen: a signal that comes later tells of a later state.
+            sys::clear(&waiter.0);
+            let turn = state.waiters.iter().take(state.free.len()).position(|other| Arc::ptr_eq(other, &waiter.0));
+            turn.and_then(|position| state.waiters.remove(position)).is_some()
+        })
+    }
+
+    fn take(&self, may: impl FnOnce(&mut State) -> bool) -> Result<Option<Arc<Region>>> {
         self.pages.check()?;
-        let slot = self.slots.lock().free.pop();
+        let mut state = self.slots.lock();
+        let slot = if may(&mut state) { state.free.pop() } else { None };
+        drop(state);
         Ok(slot.map(|slot| {
             let home = Home { slots: Arc::clone(&self.slots), slot };
             Region::new(Arc::clone(&self.pages), slot * self.stride, self.size, Some(home))
         }))
     }
 
-    /// Puts `waiter` in the queue: its event is readable when a region may be free. It then calls [`Pool::checkout`], again
-    /// [`Pool::enter`] where others were faster, and in the end, whatever happened, [`Pool::leave`].
+    /// Puts `waiter` at the end of the queue. Its event is readable when it is its turn to call [`Pool::checkout_in_turn`]; in the
+    /// end, whatever happened, it calls [`Pool::leave`].
     pub fn enter(&self, waiter: &Waiter) {
         let mut state = self.slots.lock();
-        sys::clear(&waiter.0);
-        state.waiters.retain(|other| !Arc::ptr_eq(other, &waiter.0));
-        if state.free.is_empty() {
-            state.waiters.push_back(Arc::clone(&waiter.0));
-        } else {
-            sys::signal(&waiter.0);
-        }
+        state.waiters.push_back(Arc::clone(&waiter.0));
+        state.wake();
     }
 
-    /// Ends a wait. A signal that came and was not used goes to the next in the queue: none is lost with its waiter.
+    /// Ends a wait. A region that the waiter did not take is the next one's: none is lost with its waiter.
     pub fn leave(&self, waiter: &Waiter) {
         let mut state = self.slots.lock();
         state.waiters.retain(|other| !Arc::ptr_eq(other, &waiter.0));
@@ -111,8 +127,12 @@ impl Pool {
     }
 
     /// How many are free now.
-    pub fn available(&self) -> usize {
-        self.slots.lock().free.len()
+    ///
+    /// # Errors
+    /// [`Error::Closed`] in the child of a fork.
+    pub fn available(&self) -> Result<usize> {
+        self.pages.check()?;
+        Ok(self.slots.lock().free.len())
     }
 
     /// Bytes of each region.
@@ -134,12 +154,8 @@ impl Slots {
 }
 
 impl State {
-    fn wake(&mut self) {
-        if !self.free.is_empty() {
-            if let Some(waiter) = self.waiters.pop_front() {
-                sys::signal(&waiter);
-            }
-        }
+    fn wake(&self) {
+        self.waiters.iter().take(self.free.len()).for_each(|waiter| sys::signal(waiter));
     }
 }
 
@@ -176,7 +192,7 @@ mod tests {
         assert!(addresses.iter().all(|address| address % sys::page_size() == 0));
         assert!(pool.checkout().unwrap().is_none());
         drop(taken);
-        assert_eq!(pool.available(), 3);
+        assert_eq!(pool.available(), Ok(3));
     }
 
     #[test]
@@ -190,18 +206,41 @@ mod tests {
         assert!(pool.checkout().unwrap().is_some());
     }
 
+    fn is_woken(waiter: &Waiter) -> bool {
+        sys::wait_readable(waiter.event(), Duration::ZERO)
+    }
+
     #[test]
-    fn a_signal_to_a_waiter_that_left_goes_to_the_next() {
+    fn regions_go_to_waiters_in_the_order_they_came() {
+        let pool = pool(2, 4096);
+        let mut regions: Vec<_> = (0..2).map(|_| pool.checkout().unwrap().unwrap()).collect();
+        let waiters: Vec<_> = (0..3).map(|_| Waiter::new().unwrap()).collect();
+        waiters.iter().for_each(|waiter| pool.enter(waiter));
+        drop(regions.pop());
+        assert!(is_woken(&waiters[0]) && !is_woken(&waiters[1]));
+        assert!(pool.checkout_spare().unwrap().is_none(), "somebody waits for it");
+        assert!(pool.checkout_in_turn(&waiters[1]).unwrap().is_none(), "it is not its turn");
+        let taken = pool.checkout_in_turn(&waiters[0]).unwrap();
+        assert!(taken.is_some());
+        assert!(!is_woken(&waiters[1]));
+        drop((taken, regions));
+        assert!(is_woken(&waiters[1]) && is_woken(&waiters[2]));
+        assert!(pool.checkout_spare().unwrap().is_none());
+        pool.leave(&waiters[2]);
+        assert!(pool.checkout_spare().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_region_that_a_waiter_leaves_behind_goes_to_the_next() {
         let pool = pool(1, 4096);
         let region = pool.checkout().unwrap().unwrap();
         let (first, second) = (Waiter::new().unwrap(), Waiter::new().unwrap());
         pool.enter(&first);
         pool.enter(&second);
         drop(region);
-        assert!(sys::wait_readable(first.event(), Duration::ZERO));
-        assert!(!sys::wait_readable(second.event(), Duration::ZERO));
+        assert!(is_woken(&first) && !is_woken(&second));
         pool.leave(&first);
-        assert!(sys::wait_readable(second.event(), Duration::ZERO));
+        assert!(is_woken(&second));
     }
 
     #[test]
@@ -213,15 +252,10 @@ mod tests {
                 thread::spawn(move || {
                     let waiter = Waiter::new().unwrap();
                     for _ in 0..200 {
-                        let region = loop {
-                            pool.enter(&waiter);
-                            if let Some(region) = pool.checkout().unwrap() {
-                                break region;
-                            }
-                            let woken = sys::wait_readable(waiter.event(), Duration::from_secs(30));
-                            assert!(woken, "a wake-up was lost");
-                        };
-                        pool.leave(&waiter);
+                        pool.enter(&waiter);
+                        let woken = sys::wait_readable(waiter.event(), Duration::from_secs(30));
+                        assert!(woken, "a wake-up was lost");
+                        let region = pool.checkout_in_turn(&waiter).unwrap().expect("whoever is woken is next");
                         region.fill(0, 4096, id).unwrap();
                         thread::yield_now();
                         let mut seen = [0u8; 4096];
@@ -233,6 +267,6 @@ mod tests {
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
-        assert_eq!(pool.available(), 3);
+        assert_eq!(pool.available(), Ok(3));
     }
 }

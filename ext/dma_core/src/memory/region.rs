@@ -83,6 +83,12 @@ impl Region {
         }
     }
 
+    /// Gives the memory back while its addresses stay, see [`Pages::discard`]: only where the pages are this region's alone and
+    /// nothing is in flight. False where it did not.
+    pub fn discard(&self) -> bool {
+        self._home.is_none() && self.in_flight() == 0 && self.pages.discard()
+    }
+
     /// Operations in flight on these bytes.
     pub fn in_flight(&self) -> usize {
         self.in_flight.load(SeqCst)
@@ -272,6 +278,19 @@ mod tests {
             assert!(matches!(region.range(offset, len), Err(Error::Argument(_))), "{offset} {len}");
         }
         assert!(region.range(100, 0).is_ok());
+    }
+
+    #[test]
+    fn memory_is_discarded_only_where_no_one_else_counts_on_it() {
+        let region = region(8192);
+        region.fill(0, 8192, 9).unwrap();
+        let span = Span::new(&region, 0, 1).unwrap();
+        assert!(!region.discard());
+        drop(span);
+        assert!(region.discard());
+        assert_eq!(bytes(&region), [0; 8192]);
+        let pool = super::super::Pool::new(1, 4096, 1, super::super::Huge::Auto, Lock::Never).unwrap();
+        assert!(!pool.checkout().unwrap().unwrap().discard());
     }
 
     #[test]
