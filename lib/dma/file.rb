@@ -44,7 +44,7 @@ module DMA
       # Opens a file; with a block, closes it after and returns the block's value.
       #
       # @param path [String, #to_path] a regular file or a block device
-      # @param mode [String, Integer] "r", "r+", "w", "w+" with "b", "t", "x" and ":encoding" as for ::File.open (no "a"), or flags
+      # @param mode [String, Integer] "r", "r+", "w", "w+" with "b", "x" and ":encoding" as for ::File.open (no "a"), or flags
       # @param perm [Integer] permissions of a file that is created
       # @param direct [true, :auto, false] past the page cache, or an error; where the file system can, which {#direct?} and
       #   {#stats} tell; never
@@ -87,7 +87,7 @@ module DMA
       readable
       at = offset ? DMA.__send__(:natural, offset, "offset") : settle
       bytes = native_read_into(buffer, 0, buffer.size, at)
-      @next = at + bytes unless offset
+      forget(at + bytes) unless offset
       bytes
     end
 
@@ -100,10 +100,14 @@ module DMA
     # @raise [SystemCallError] with offset, length, and how many bytes are safe in the file
     def write_from(buffer, offset: nil, length: nil)
       writable
-      at = settle
-      at = DMA.__send__(:natural, offset, "offset") if offset
-      bytes = native_write_from(buffer, 0, length || buffer.size, at)
-      @next = at + bytes unless offset
+      length ||= buffer.size
+      at = offset ? DMA.__send__(:natural, offset, "offset") : settle
+      begin
+        bytes = native_write_from(buffer, 0, length, at)
+      ensure
+        overwritten(at, length)
+      end
+      forget(at + bytes) unless offset
       bytes
     end
 
@@ -192,6 +196,7 @@ module DMA
       @encoding = mode.encoding
       @lineno = 0
       forget(0)
+      skip_mark if mode.bom && mode.readable?
     end
 
     def deliver(stream, move:)

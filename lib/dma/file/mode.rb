@@ -2,57 +2,75 @@
 
 module DMA
   class File
-    # The bits of the flags that say whether reading, writing or both (O_ACCMODE of open(2)).
-    ACCESS = ::File::WRONLY | ::File::RDWR
-    private_constant :ACCESS
-
-    # How a file was opened: the mode of ::File.open, understood.
+    # How a file was opened: the mode of ::File.open, understood. `encoding` is nil where the mode names none.
     # @private
-    Mode = Struct.new(:flags, :encoding) do
+    Mode = Struct.new(:flags, :encoding, :binary, :bom, keyword_init: true) do
       def self.parse(mode)
-        return new(mode, Encoding.default_external).freeze if mode.is_a?(Integer)
+        return of_flags(mode) if mode.is_a?(Integer)
 
-        match = /\A(?<kind>[rw])(?<marks>[bt+x]*)(?::(?:BOM\|)?(?<encoding>[^:]+))?\z/i.match(mode)
-        raise ArgumentError, "mode #{mode.inspect} is not offered#{hint(mode)}" unless match
+        marks, encoding = mode.to_str.split(":", 2)
+        kind, *marks = marks.to_s.chars
+        known = { "r" => %w[b +], "w" => %w[b + x] }.fetch(kind, [])
+        unless %w[r w].include?(kind) && (marks - known).empty? && marks.uniq.size == marks.size
+          raise ArgumentError, "mode #{mode.inspect} is not offered#{hint(kind, marks)}"
+        end
 
-        new(flags_of(match), encoding_of(match)).freeze
+        new(flags: flags_of(kind, marks), binary: marks.include?("b"), **encoding_of(encoding, marks)).freeze
       end
 
-      def self.flags_of(match)
-        marks = match[:marks]
+      def self.of_flags(flags)
+        raise ArgumentError, "File::APPEND is not offered#{hint("a", [])}" if flags.anybits?(::File::APPEND)
+        raise ArgumentError, "File::DIRECT is not offered; use direct: true" if flags.anybits?(::File::DIRECT)
+
+        new(flags: flags, binary: false, bom: false).freeze
+      end
+
+      def self.flags_of(kind, marks)
         access = ::File::RDWR if marks.include?("+")
-        return access || ::File::RDONLY if match[:kind] == "r"
+        return access || ::File::RDONLY if kind == "r"
 
         access ||= ::File::WRONLY
         access | ::File::CREAT | (marks.include?("x") ? ::File::EXCL : ::File::TRUNC)
       end
 
-      def self.encoding_of(match)
-        return Encoding.find(match[:encoding]) if match[:encoding]
+      def self.encoding_of(name, marks)
+        return { encoding: marks.include?("b") ? Encoding::BINARY : nil, bom: false } unless name
 
-        match[:marks].include?("b") ? Encoding::BINARY : Encoding.default_external
+        external = name.sub(/\ABOM\|/i, "")
+        if external.include?(":")
+          raise ArgumentError, "encodings #{name} are not offered; transcoding is left to String#encode"
+        end
+
+        { encoding: Encoding.find(external), bom: external != name }
       end
 
-      def self.hint(mode)
-        return "; to append, open with \"r+\" and seek(0, IO::SEEK_END)" if mode.to_s.start_with?("a")
-        return "; transcoding is left to String#encode" if mode.to_s.count(":") > 1
+      def self.hint(kind, marks)
+        return "; to append, open with \"r+\" and seek(0, IO::SEEK_END)" if kind == "a"
+        return "; newlines are not converted, so leave out the \"t\"" if marks.include?("t")
 
-        ""
+        "; it is \"r\" or \"w\", then \"b\", \"+\", or (behind \"w\") \"x\", each once, then \":encoding\""
       end
-      private_class_method :flags_of, :encoding_of, :hint
+      private_class_method :of_flags, :flags_of, :encoding_of, :hint
 
       def readable?
-        flags & ACCESS != ::File::WRONLY
+        access != ::File::WRONLY
       end
 
       def writable?
-        flags & ACCESS != ::File::RDONLY
+        access != ::File::RDONLY
       end
 
       # The mode for a second IO over the same file: it neither creates nor cuts it.
       def to_s
-        access = { ::File::RDONLY => "r", ::File::WRONLY => "w", ::File::RDWR => "r+" }[flags & ACCESS]
-        "#{access}b:#{encoding}"
+        kind = { ::File::RDONLY => "r", ::File::WRONLY => "w" }.fetch(access, "r+")
+        encoding ? "#{kind}b:#{encoding}" : kind
+      end
+
+      private
+
+      # O_ACCMODE of open(2).
+      def access
+        flags & (::File::WRONLY | ::File::RDWR)
       end
     end
     private_constant :Mode

@@ -1,14 +1,19 @@
 # frozen_string_literal: true
 
+require_relative "text"
+
 module DMA
   class File
-    # The reading half of an IO, by IO's rules. Small reads are served from bytes read ahead ({FILL} at a time).
+    # The reading half of an IO, by IO's rules: bytes and the position. Small reads are served from bytes read ahead,
+    # {FILL} at a time.
     module Reading
+      include Text
+
       # Bytes that a small read asks of the kernel at once.
       FILL = 64 << 10
-
-      # @return [Integer] lines read so far
-      attr_accessor :lineno
+      # The largest offset that the kernel knows.
+      LAST = (2**63) - 1
+      private_constant :LAST
 
       # As IO#read: at the position, which moves on; from what was read ahead first.
       # @param length [Integer, nil] bytes; nil: all that is left
@@ -17,99 +22,74 @@ module DMA
       # @raise [IOError] opened for writing only
       def read(length = nil, out = nil)
         readable
-        return fetch(out, Float::INFINITY) { |all| all.force_encoding(@encoding) } unless length
+        return collect(out) { |string| fetch(string, LAST) }.force_encoding(text_encoding) unless length
 
         DMA.__send__(:natural, length, "length")
-        fetch(out, length) { |bytes| bytes unless bytes.empty? && length.positive? }
+        bytes = collect(out) { |string| fetch(string, length) }
+        bytes unless bytes.empty? && length.positive?
       end
 
       # As IO#pread: at an offset, in any case from the file; the position stays.
-      # @return [String]
+      # @param length [Integer] bytes
+      # @param offset [Integer] where in the file
+      # @param out [String, nil] receives the bytes instead of a new String
+      # @return [String] shorter only at the end of the file
       # @raise [EOFError] behind the end
       def pread(length, offset, out = nil)
         readable
-        [length, offset].each { |n| DMA.__send__(:natural, n, "length and offset") }
-        collect(out) do |bytes|
-          native_read_string(bytes, offset, length, false)
-          raise EOFError, "end of file reached" if bytes.empty? && length.positive?
-        end
+        DMA.__send__(:natural, length, "length")
+        DMA.__send__(:natural, offset, "offset")
+        bytes = collect(out) { |string| native_read_string(string, offset, length, false) }
+        bytes.empty? && length.positive? ? end_of_file : bytes
       end
 
       # As IO#readpartial: what was read ahead, if anything; else what one request brings.
+      # @param maxlen [Integer] the most bytes
+      # @param out [String, nil] receives the bytes instead of a new String
       # @return [String]
       # @raise [EOFError] at the end
       def readpartial(maxlen, out = nil)
-        partial(maxlen, out) || raise(EOFError, "end of file reached")
+        partial(maxlen, out) || end_of_file
       end
 
       # As IO#read_nonblock: as {#readpartial}; a file never blocks in the sense of IO.
+      # @param maxlen [Integer] the most bytes
+      # @param out [String, nil] receives the bytes instead of a new String
+      # @param exception [Boolean] whether the end of the file raises
       # @return [String, nil] nil at the end with `exception: false`
+      # @raise [EOFError] at the end
       def read_nonblock(maxlen, out = nil, exception: true)
-        partial(maxlen, out) || (raise EOFError, "end of file reached" if exception)
+        partial(maxlen, out) || (end_of_file if exception)
       end
 
       # As IO#sysread: one request to the kernel, nothing read ahead.
+      # @param maxlen [Integer] the most bytes
+      # @param out [String, nil] receives the bytes instead of a new String
       # @return [String]
       # @raise [EOFError] at the end
       # @raise [IOError] while bytes that were read ahead wait
       def sysread(maxlen, out = nil)
         readable
-        raise IOError, "sysread for buffered IO" if waiting.positive?
-
-        partial(maxlen, out) || raise(EOFError, "end of file reached")
-      end
-
-      # As IO#gets.
-      # @return [String, nil] nil at the end
-      def gets(*args, chomp: false)
-        separator, limit = line_arguments(args)
-        readable
-        return +"".force_encoding(@encoding) if limit&.zero?
-
-        line = take_line(separator, limit, chomp)
-        @lineno += 1 if line
-        line
-      end
-
-      # As IO#readline.
-      # @raise [EOFError] at the end
-      def readline(*args, chomp: false)
-        gets(*args, chomp: chomp) || raise(EOFError, "end of file reached")
-      end
-
-      # As IO#each_line.
-      # @yieldparam line [String]
-      # @return [self, Enumerator]
-      def each_line(*args, chomp: false)
-        return enum_for(:each_line, *args, chomp: chomp) unless block_given?
-        raise ArgumentError, "invalid limit: 0 for each_line" if line_arguments(args).last&.zero?
-
-        while (line = gets(*args, chomp: chomp))
-          yield line
-        end
-        self
-      end
-      alias each each_line
-
-      # As IO#readlines.
-      # @return [Array<String>]
-      def readlines(*args, chomp: false)
-        each_line(*args, chomp: chomp).to_a
+        unbuffered("sysread")
+        partial(maxlen, out) || end_of_file
       end
 
       # As IO#getbyte.
-      # @return [Integer, nil]
+      # @return [Integer, nil] nil at the end
       def getbyte
         readable
         return if waiting.zero? && fill.zero?
 
-        @ahead.getbyte(@cursor).tap { @cursor += 1 }
+        byte = @ahead.getbyte(@cursor)
+        @cursor += 1
+        byte
       end
 
       # As IO#readbyte.
+      # @return [Integer]
       # @raise [EOFError] at the end
       def readbyte
-        getbyte || raise(EOFError, "end of file reached")
+        getbyte || end_of_file
       end
 
       # As IO#each_byte.
@@ -124,48 +104,12 @@ module DMA
         self
       end
 
-      # As IO#getc.
-      # @return [String, nil]
-      def getc
-        readable
-        fill_to(16)
-        return if waiting.zero?
-
-        char = @ahead.byteslice(@cursor, 16).force_encoding(@encoding)[0]
-        @cursor += char.bytesize
-        char
-      end
-
-      # As IO#readchar.
-      # @raise [EOFError] at the end
-      def readchar
-        getc || raise(EOFError, "end of file reached")
-      end
-
-      # As IO#each_char.
-      # @yieldparam char [String]
-      # @return [self, Enumerator]
-      def each_char
-        return enum_for(:each_char) unless block_given?
-
-        while (char = getc)
-          yield char
-        end
-        self
-      end
-
       # As IO#ungetbyte: the bytes are read again first; the file does not change.
       # @param bytes [Integer, String, nil]
       # @return [nil]
       def ungetbyte(bytes)
-        unget(bytes.is_a?(Integer) ? (bytes & 0xff).chr : bytes)
-      end
-
-      # As IO#ungetc.
-      # @param char [String, Integer, nil]
-      # @return [nil]
-      def ungetc(char)
-        unget(char.is_a?(Integer) ? char.chr(@encoding) : char)
+        readable
+        unget(bytes.is_a?(Integer) ? (bytes & 0xff).chr : bytes) unless bytes.nil?
       end
 
       # @return [Boolean] whether nothing is left; reads ahead to find out
@@ -188,28 +132,28 @@ module DMA
         seek(offset)
       end
 
-      # Moves the position. What was read ahead is kept where it still serves.
+      # Moves the position. What was read ahead is dropped: bytes that others have written since are seen.
       # @param offset [Integer]
       # @param whence [Integer, Symbol] IO::SEEK_SET, IO::SEEK_CUR, IO::SEEK_END, or :SET, :CUR, :END
       # @return [0]
-      # @raise [Errno::EINVAL] before the start
+      # @raise [Errno::EINVAL] before the start, or past the largest offset
       def seek(offset, whence = IO::SEEK_SET)
-        target = target_of(offset, whence)
-        start = @next - @ahead.bytesize
-        if !@altered && target.between?(start, @next)
-          @cursor = target - start
-        else
-          forget(target)
+        target = base_of(whence) + offset
+        unless target.is_a?(Integer) && target.between?(0, LAST)
+          raise Errno::EINVAL, "seek to #{target} in #{path}; an offset is an Integer from 0 to 2**63 - 1"
         end
+
+        forget(target)
         0
       end
 
       # As IO#sysseek.
+      # @param offset [Integer]
+      # @param whence [Integer, Symbol] see {#seek}
       # @return [Integer] the new position
       # @raise [IOError] while bytes that were read ahead wait
       def sysseek(offset, whence = IO::SEEK_SET)
-        raise IOError, "sysseek for buffered IO" if waiting.positive?
-
+        unbuffered("sysseek")
         seek(offset, whence)
         pos
       end
@@ -217,34 +161,8 @@ module DMA
       # Back to the first byte and line 0.
       # @return [0]
       def rewind
-        @lineno = 0
         seek(0)
-      end
-
-      # @return [self] from now on Strings are binary
-      def binmode
-        @encoding = Encoding::BINARY
-        self
-      end
-
-      # @return [Boolean]
-      def binmode?
-        @encoding == Encoding::BINARY
-      end
-
-      # @return [Encoding] of the Strings that {#gets}, {#getc} and {#read} without a length give
-      def external_encoding
-        @encoding
-      end
-
-      # @return [nil] nothing is transcoded
-      def internal_encoding; end
-
-      # @param encoding [Encoding, String] see {#external_encoding}
-      # @return [self]
-      def set_encoding(encoding, *)
-        @encoding = Encoding.find(encoding.to_s.sub(/\ABOM\|/i, ""))
-        self
+        @lineno = 0
       end
 
       # @return [false]
@@ -257,7 +175,20 @@ module DMA
 
       def readable
         raise ClosedError, "#{path} was closed" if closed?
-        raise IOError, "not opened for reading" unless @mode.readable?
+        return if @mode.readable?
+
+        raise IOError, "#{path} is not opened for reading; open it with \"r\", \"r+\" or \"w+\""
+      end
+
+      def end_of_file
+        raise EOFError, "end of file reached"
+      end
+
+      def unbuffered(call)
+        return unless waiting.positive?
+
+        raise IOError, "#{call} for buffered IO: #{waiting} bytes of #{path} that were read ahead wait at #{pos}; " \
+                       "read them first, or drop them by seek"
       end
 
       # Bytes that were read ahead and not asked for yet.
@@ -267,10 +198,14 @@ module DMA
 
       # Drops what was read ahead; reading goes on at `offset`.
       def forget(offset)
-        @ahead = String.new(encoding: Encoding::BINARY)
+        keep(String.new(encoding: Encoding::BINARY), offset)
+      end
+
+      # Sets all that the position consists of at once: another thread may have changed it while this one waited.
+      def keep(ahead, following)
+        @ahead = ahead
         @cursor = 0
-        @next = offset
-        @altered = false
+        @next = following
       end
 
       # Drops what was read ahead, and returns the position.
@@ -279,11 +214,17 @@ module DMA
         @next
       end
 
+      # Drops what was read ahead if it is what was written now.
+      def overwritten(offset, length)
+        settle if offset < @next && offset + length > @next - @ahead.bytesize
+      end
+
+      # Reads ahead; returns how many bytes came.
       def fill
-        @ahead = @ahead.byteslice(@cursor..) if @cursor.positive?
-        @cursor = 0
-        bytes = native_read_string(@ahead, @next, FILL, true)
-        @next += bytes
+        ahead = @ahead.byteslice(@cursor..)
+        following = @next
+        bytes = native_read_string(ahead, following, FILL, true)
+        keep(ahead, following + bytes)
         bytes
       end
 
@@ -297,30 +238,32 @@ module DMA
         bytes
       end
 
-      # Runs the block with a binary String to be filled: `out`, which keeps its encoding, or a new one.
-      def collect(out)
-        encoding = out&.encoding
-        out = out ? out.clear.force_encoding(Encoding::BINARY) : String.new(encoding: Encoding::BINARY)
-        yield out
-        out
-      ensure
-        out.force_encoding(encoding) if encoding
+      def unget(bytes)
+        keep(bytes.b << @ahead.byteslice(@cursor..), @next)
+        nil
       end
 
-      # `count` bytes: what was read ahead, then the rest, straight from the file where that is much. The block sees the result.
-      def fetch(out, count)
-        bytes = collect(out) do |string|
-          string << take([count, waiting].min)
-          left = count - string.bytesize
-          if left >= FILL
-            string_read = native_read_string(string, @next, [left, 2**63 - 1].min.to_i, false)
-            forget(@next + string_read)
-          elsif left.positive?
-            fill_to(left)
-            string << take(left)
-          end
+      # Runs the block with a binary String to be filled, and returns it: `out`, which keeps its encoding, or a new one.
+      def collect(out)
+        encoding = out&.encoding || Encoding::BINARY
+        out = out ? out.clear.force_encoding(Encoding::BINARY) : String.new(encoding: Encoding::BINARY)
+        begin
+          yield out
+          out
+        ensure
+          out.force_encoding(encoding)
         end
-        yield bytes
+      end
+
+      # Appends `count` bytes: what was read ahead, then the rest, straight from the file where that is much. The
+      # position moves when all has come: what fails or is interrupted can be called again.
+      def fetch(string, count)
+        fill_to(count) if count < FILL
+        return string << take(count) if count <= waiting || count < FILL
+
+        string << @ahead.byteslice(@cursor..)
+        following = @next
+        forget(following + native_read_string(string, following, count - string.bytesize, false))
       end
 
       def partial(maxlen, out)
@@ -329,102 +272,20 @@ module DMA
         bytes = collect(out) do |string|
           next string << take(maxlen) if waiting.positive?
 
-          forget(@next + native_read_string(string, @next, maxlen, true))
+          following = @next
+          forget(following + native_read_string(string, following, maxlen, true))
         end
         bytes unless bytes.empty? && maxlen.positive?
       end
 
-      def unget(bytes)
-        readable
-        return if bytes.nil?
-
-        @ahead = bytes.b << @ahead.byteslice(@cursor..)
-        @cursor = 0
-        @altered = true
-        nil
-      end
-
-      def target_of(offset, whence)
-        base = case whence
-               when IO::SEEK_SET, :SET then 0
-               when IO::SEEK_CUR, :CUR then pos
-               when IO::SEEK_END, :END then size
-               else raise ArgumentError, "unknown whence: #{whence.inspect}"
-               end
+      def base_of(whence)
         raise ClosedError, "#{path} was closed" if closed?
 
-        target = base + Integer(offset)
-        raise Errno::EINVAL, "seek to #{target} in #{path}" if target.negative?
-
-        target
-      end
-
-      # [separator, limit] of the arguments that gets takes.
-      def line_arguments(args)
-        raise ArgumentError, "wrong number of arguments (given #{args.size}, expected 0..2)" if args.size > 2
-        return [$/, args.first.to_int] if args.size == 1 && args.first.respond_to?(:to_int)
-
-        separator, limit = args.empty? ? [$/, nil] : args
-        limit = limit&.to_int
-        [separator&.to_str, limit&.negative? ? nil : limit]
-      end
-
-      def take_line(separator, limit, chomp)
-        return take_rest(limit) unless separator
-
-        skip_newlines if separator.empty?
-        ending = separator.empty? ? "\n\n" : separator.b
-        length = line_length(ending, limit)
-        return if length.zero?
-
-        line = whole_chars(take(length), limit == length)
-        skip_newlines if separator.empty?
-        line = line.delete_suffix("\n") if chomp && separator.empty? && line.end_with?("\n\n")
-        chomp ? line.chomp(separator.empty? ? "\n" : separator) : line
-      end
-
-      def take_rest(limit)
-        return fetch(nil, Float::INFINITY) { |all| all.force_encoding(@encoding) unless all.empty? } unless limit
-
-        fill_to(limit)
-        whole_chars(take(limit), true) if waiting.positive?
-      end
-
-      # Bytes up to and with the next `ending`, the limit, or the end of the file.
-      def line_length(ending, limit)
-        from = 0
-        loop do
-          found = @ahead.index(ending, @cursor + from)
-          length = found ? found + ending.bytesize - @cursor : waiting
-          return [length, limit].compact.min if found || (limit && waiting >= limit)
-
-          from = [waiting - ending.bytesize + 1, 0].max
-          return waiting if fill.zero?
-        end
-      end
-
-      # A limit never cuts a character in two: the rest of it is taken too.
-      def whole_chars(line, cut)
-        line.force_encoding(@encoding)
-        return line unless cut && !@encoding.ascii_compatible?.nil? && @encoding != Encoding::BINARY
-
-        fill_to(16)
-        0.upto([15, waiting].min) do |more|
-          longer = (line.b << @ahead.byteslice(@cursor, more)).force_encoding(@encoding)
-          next unless longer[-1]&.valid_encoding?
-
-          @cursor += more
-          return longer
-        end
-        line
-      end
-
-      def skip_newlines
-        loop do
-          return if waiting.zero? && fill.zero?
-          return unless @ahead.getbyte(@cursor) == 10
-
-          @cursor += 1
+        case whence
+        when IO::SEEK_SET, :SET then 0
+        when IO::SEEK_CUR, :CUR then pos
+        when IO::SEEK_END, :END then size
+        else raise ArgumentError, "whence #{whence.inspect} is none of IO::SEEK_SET, IO::SEEK_CUR, IO::SEEK_END"
         end
       end
     end

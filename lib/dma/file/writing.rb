@@ -6,14 +6,36 @@ module DMA
   class File
     # The writing half of an IO. Nothing is held back: each call has reached the kernel when it returns.
     module Writing
-      # Writes at the position.
-      # @param strings [Array<#to_s>]
+      # IO's own `print` and `puts`, which write to whatever has a `write`.
+      class Parts < StringIO
+        attr_reader :all
+
+        def self.of(call, objects)
+          new.tap { |parts| parts.public_send(call, *objects) }.all
+        end
+
+        def initialize
+          super
+          @all = []
+        end
+
+        def write(*strings)
+          @all.concat(strings)
+          0
+        end
+      end
+      private_constant :Parts
+
+      # Writes at the position, which moves on. Converts to the external encoding, where one was given.
+      # @param objects [Array<#to_s>]
       # @return [Integer] bytes written: all of them
-      # @raise [SystemCallError] with offset, length, and how many bytes are safe in the file
+      # @raise [SystemCallError] with offset, length, and how many bytes are safe in the file; the position stays, so
+      #   that the call can be made again
       # @raise [IOError] opened for reading only
-      def write(*strings)
+      def write(*objects)
         writable
-        strings.sum { |string| put(string.to_s, settle, whole: false) { |bytes| @next += bytes } }
+        strings = objects.map { |object| converted(object.to_s) }
+        advance(strings.size == 1 ? strings.first : strings.map(&:b).join, whole: false)
       end
 
       # Writes at an offset; the position stays.
@@ -23,17 +45,23 @@ module DMA
       # @raise [SystemCallError] see {#write}
       def pwrite(string, offset)
         writable
-        settle
-        put(string.to_s, DMA.__send__(:natural, offset, "offset"), whole: false)
+        string = string.to_s
+        DMA.__send__(:natural, offset, "offset")
+        begin
+          put(string, offset, false)
+        ensure
+          overwritten(offset, string.bytesize)
+        end
       end
 
-      # Writes at the position with one request to the kernel: direct where all of it is aligned, through the page cache otherwise.
+      # Writes at the position with one request to the kernel: direct where all of it is aligned, through the page cache
+      # otherwise.
       # @param string [#to_s]
       # @return [Integer] bytes written, which may be fewer than the string has
       # @raise [SystemCallError]
       def syswrite(string)
         writable
-        put(string.to_s, settle, whole: true) { |bytes| @next += bytes }
+        advance(string.to_s, whole: true)
       end
 
       # {#write}, returning the file.
@@ -46,21 +74,21 @@ module DMA
       # As IO#print.
       # @return [nil]
       def print(*objects)
-        write(StringIO.new.tap { |io| io.print(*objects) }.string)
+        write(*Parts.of(:print, objects))
         nil
       end
 
       # As IO#puts.
       # @return [nil]
       def puts(*objects)
-        write(StringIO.new.tap { |io| io.puts(*objects) }.string)
+        write(*Parts.of(:puts, objects))
         nil
       end
 
       # As IO#printf.
       # @return [nil]
-      def printf(format, *objects)
-        write(format(format, *objects))
+      def printf(*arguments)
+        write(format(*arguments))
         nil
       end
 
@@ -82,14 +110,25 @@ module DMA
 
       def writable
         raise ClosedError, "#{path} was closed" if closed?
-        raise IOError, "not opened for writing" unless @mode.writable?
+        return if @mode.writable?
+
+        raise IOError, "#{path} is not opened for writing; open it with \"r+\", \"w\" or \"w+\""
+      end
+
+      def converted(string)
+        @encoding && @encoding != Encoding::BINARY ? string.encode(@encoding) : string
+      end
+
+      def advance(string, whole:)
+        at = settle
+        bytes = put(string, at, whole)
+        forget(at + bytes)
+        bytes
       end
 
       # A copy of its own (which shares the bytes until somebody changes them): other threads run while it is written.
-      def put(string, offset, whole:)
-        bytes = native_write_string(string.dup, offset, whole)
-        yield bytes if block_given?
-        bytes
+      def put(string, offset, whole)
+        native_write_string(string.dup, offset, whole)
       end
     end
   end
