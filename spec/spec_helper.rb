@@ -12,6 +12,7 @@ RSpec.configure do |config|
   config.order = :random
   config.include Support::Scratch
   config.include Support::Needs
+  config.include Support::Fuse
   config.include Support::Stress
   # A hang is a failure that says where, not a suite that never ends.
   config.around { |example| Timeout.timeout(300) { example.run } }
