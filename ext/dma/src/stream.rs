@@ -20,10 +20,12 @@ use crate::port::{Event, Port};
 #[magnus(class = "DMA::File::Stream", free_immediately, mark)]
 pub struct Stream {
     state: Mutex<State>,
+    /// Marked here, for while a stream is taken out to wait, the heap is the only place it is in.
+    event: Event,
     file: Opaque<Value>,
 }
 
-/// No Ruby code runs under its lock, so that the GC can take it to mark: the stream is taken out while it waits.
+/// No Ruby code runs under its lock: the stream is taken out while it waits.
 enum State {
     Open(Box<Active>),
     Busy,
@@ -78,16 +80,15 @@ impl Active {
 impl DataTypeFunctions for Stream {
     fn mark(&self, marker: &gc::Marker) {
         marker.mark(self.file);
-        if let State::Open(active) = &*self.state() {
-            marker.mark(active.event.io());
-        }
+        marker.mark(self.event.io());
     }
 }
 
 impl Stream {
     /// A stream of `file`, which gets the port back.
     pub fn new(active: Active, file: Obj<File>) -> Stream {
-        Stream { state: Mutex::new(State::Open(Box::new(active))), file: file.as_value().into() }
+        let event = active.event;
+        Stream { state: Mutex::new(State::Open(Box::new(active))), event, file: file.as_value().into() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

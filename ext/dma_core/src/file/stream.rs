@@ -92,6 +92,8 @@ pub struct Stream {
     depth: usize,
     whole: bool,
     pending: VecDeque<Pending>,
+    /// What the next chunk would have raised, once the bytes before it are delivered.
+    failed: Option<Error>,
 }
 
 #[derive(Debug)]
@@ -125,18 +127,28 @@ impl Stream {
         }
         let size = file.size()?;
         let end = offset.saturating_add(length).min(i64::MAX as u64);
-        let known = if size > 0 { size.min(end).saturating_sub(offset) } else { chunk as u64 };
-        let chunk = chunk.min(usize::try_from(length.max(1)).unwrap_or(usize::MAX));
-        let ahead = depth.min(usize::try_from(known.div_ceil(chunk as u64)).unwrap_or(depth)).max(1);
-        let granule = file.limits().granule as usize;
-        let aligned = offset % granule as u64 == 0 && chunk % granule == 0;
-        let room =
-            || Error::Argument(format!("cannot read chunks of {chunk} bytes: that is more than there is memory"));
-        let cover =
-            chunk.checked_next_multiple_of(granule).and_then(|n| n.checked_add(if aligned { 0 } else { granule }));
+        let granule = file.limits().granule;
+        // A file that gives no size is read in chunks of at most one operation; no chunk is larger than all there is.
+        let known =
+            if size > 0 { size.min(end).saturating_sub(offset).max(1) } else { length.clamp(1, OPERATION as u64) };
+        let chunk = chunk.min(known.next_multiple_of(granule).min(length.max(1)) as usize);
+        let ahead = depth.min(known.div_ceil(chunk as u64) as usize);
+        let aligned = offset % granule == 0 && chunk as u64 % granule == 0;
+        let cover = chunk.next_multiple_of(granule as usize) + if aligned { 0 } else { granule as usize };
         // One more than is under way: the chunk that its user has.
-        reader.reserve(ahead + usize::from(ahead > 1), cover.ok_or_else(room)?)?;
-        Ok(Stream { file, reader, next: offset, end, size, chunk, depth, whole, pending: VecDeque::new() })
+        reader.reserve(ahead + usize::from(ahead > 1), cover)?;
+        Ok(Stream {
+            file,
+            reader,
+            next: offset,
+            end,
+            size,
+            chunk,
+            depth,
+            whole,
+            pending: VecDeque::new(),
+            failed: None,
+        })
     }
 
     /// The channel whose event tells when to go on.
@@ -147,12 +159,12 @@ impl Stream {
     /// Goes on as far as that is possible without waiting.
     ///
     /// # Errors
-    /// [`Error::Os`] with offset and length where reading failed; everything before it has been delivered.
+    /// [`Error::Os`] with offset and length where reading failed; every byte before it has been delivered.
     pub fn advance(&mut self) -> Result<Step> {
         self.take_outcomes();
         self.read_ahead()?;
         self.take_outcomes();
-        let Some(front) = self.pending.front() else { return Ok(Step::End) };
+        let Some(front) = self.pending.front() else { return self.failed.take().map_or(Ok(Step::End), Err) };
         if front.outcome.is_none() {
             return Ok(Step::Wait);
         }
@@ -160,17 +172,16 @@ impl Stream {
         let Outcome { bytes, error, .. } = outcome.expect("checked above");
         let got = bytes.saturating_sub(skip).min(len);
         if let Some(errno) = error.filter(|_| got < len) {
-            self.end = 0;
             let at = offset + got as u64;
-            return Err(self.file.error(errno, &format!("read {} bytes at offset {at} of", len - got)));
+            self.failed = Some(self.file.error(errno, &format!("read {} bytes at offset {at} of", len - got)));
         }
         if got < len {
-            // The file ends here: what was read ahead of it is nothing.
+            // The file ends here, or cannot be read further: what was read ahead is not wanted.
             self.end = 0;
             self.pending.clear();
         }
         if got == 0 {
-            return Ok(Step::End);
+            return self.failed.take().map_or(Ok(Step::End), Err);
         }
         // The next chunk's read starts before this one is used.
         self.read_ahead()?;
