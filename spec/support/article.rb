@@ -15,6 +15,9 @@ module Support
     DRIVER = <<~'RUBY'
       require "json"
       require "digest"
+      # The programs' own, here because to load a library under stress takes minutes.
+      require "benchmark"
+      require "fileutils"
 
       REPORT = {}
 
@@ -62,9 +65,11 @@ module Support
       end
 
       text, definitions, after = JSON.parse(::File.read("program.json"))
+      GC.stress = ENV["GC_STRESS"] == "1"
       Program.module_eval(definitions)
       Program.module_eval(text, "program.rb")
       value = Program.module_eval(after)
+      GC.stress = false
       files = REPORT.map do |file, record|
         record.merge(seen: Digest::SHA256.hexdigest(record[:seen]), stats: file.stats, closed: file.closed?)
       end

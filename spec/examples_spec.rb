@@ -1,0 +1,84 @@
+# frozen_string_literal: true
+
+require_relative "spec_helper"
+require "zlib"
+
+RSpec.describe "The examples" do
+  # The library works in other processes.
+  around { |example| unstressed { example.run } }
+
+  directory = File.expand_path("../examples", __dir__)
+  names = Dir.children(directory).grep(/\.rb\z/) - ["sample.rb"]
+
+  # Runs an example in a process of its own, with warnings; what it says on stderr is a failure.
+  define_method(:example) do |name, *arguments|
+    command = [RbConfig.ruby, "-w", "-I", File.expand_path("../lib", __dir__), File.join(directory, name), *arguments]
+    output, errors, status = Open3.capture3(*command)
+    raise "#{status}: #{errors}" unless status.success? && errors.empty?
+
+    output
+  end
+
+  names.each do |name|
+    it "#{name} runs without a file, and leaves none behind" do
+      expect(Dir).to exist(scratch)
+      command = [{ "TMPDIR" => scratch }, RbConfig.ruby, "-I", File.expand_path("../lib", __dir__)]
+      output, status = Open3.capture2e(*command, File.join(directory, name))
+      expect([status, output]).to match([be_success, /\w/])
+      expect(Dir).to be_empty(scratch)
+    end
+  end
+
+  it "are all in the list" do
+    listed = File.read(File.join(directory, "README.md")).scan(/^- \[(.*?)\]\((.*?)\): \S/)
+    expect(listed.map(&:uniq)).to match_array(names.map { |name| [name] })
+  end
+
+  it "read the head of a file" do
+    bytes = sample((1 << 20) + 1)
+    digest = Digest::SHA256.hexdigest(bytes[0, 1 << 20])
+    output = example("head_of_file.rb", scratch_file("data", bytes))
+    expect(output).to start_with("first 1048576 of 1048577 bytes: sha256 #{digest}\n")
+  end
+
+  it "show what small reads cost" do
+    output = example("small_reads.rb", scratch_file("data", sample(200_000)))
+    expect(output).to match(/\Aread\(1\): 1 bytes, [12] requests\nread\(100\): 100 bytes, 0 requests\n/)
+    expect(output).to match(/^read\(10485760\): 199899 bytes, \d+ requests\nposition 200000\n\z/)
+  end
+
+  it "count the bytes of a file" do
+    bytes = sample(10_000) + ("\xfe".b * 1_000)
+    times = bytes.count("\xfe".b)
+    output = example("byte_histogram.rb", scratch_file("data", bytes))
+    expect(output).to eq("11000 bytes; most frequent is 0xfe, #{times} times\n")
+  end
+
+  it "read front to back, here and there, and all at once" do
+    bytes = sample(1_300_000)
+    output = example("access_patterns.rb", scratch_file("data", bytes))
+    sums = [[0, 1_300_000], [0, 1_300_000], [0, 4096], [512, 4096], [4096, 4096], [1_234_567, 4096]]
+           .map { |offset, size| Zlib.crc32(bytes[offset, size]).to_s(16) }
+    expect(output.lines.map { |line| line.split.last }).to eq(sums)
+  end
+
+  it "tell sysread from read" do
+    output = example("unbuffered.rb", scratch_file("data", sample(10_000)))
+    expect(output).to match(/^4 x sysread\(512\): 4 requests\n4 x read\(512\): +[12] requests\n/)
+    expect(output).to match(/^sysread now: sysread for buffered IO.*\nlast 512 bytes, then nil\n\z/)
+  end
+
+  it "poll a register until it is ready" do
+    output = example("poll_register.rb", scratch_file("status", [1, 0x1_0001, 0xabc2, 3].pack("L*")))
+    expect(output).to eq("1. 0x00000001: busy\n2. 0x00010001: busy\nready: 0x0000abc2\n")
+  end
+
+  it "time reads of three sizes, all of which read the whole file" do
+    output = example("chunk_sizes.rb", scratch_file("data", sample(1_500_000)))
+    figures = output.lines.map { |line| line.scan(/(\d+) (?:bytes|requests)/).flatten.map(&:to_i) }
+    sizes, totals, requests = figures.transpose
+    expect(sizes).to eq([4096, 65_536, 1_048_576])
+    expect(totals).to all(eq(1_500_000))
+    expect(requests).to match([be <= 25, be <= 25, be <= 4])
+  end
+end
