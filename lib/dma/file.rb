@@ -80,7 +80,8 @@ module DMA
     #
     # @param buffer [Buffer] as many bytes are read as it has
     # @param offset [Integer, nil] where in the file; nil: at the position, which moves on
-    # @return [Integer] bytes read; fewer than the buffer has only at the end of the file
+    # @return [Integer] bytes read; fewer than the buffer has only at the end of the file. What lies behind them in the buffer
+    #   may have changed
     # @raise [SystemCallError] with offset, length, and how many bytes are in the buffer already
     # @raise [BusyError] while an interrupted transfer still holds the buffer
     def read_into(buffer, offset: nil)
