@@ -43,7 +43,7 @@ RSpec.describe DMA::File, "by IO's rules" do
 
     arguments.product(["r", "rb:UTF-8", "r:ISO-8859-1"]) do |given, mode|
       it "gets(#{given.map(&:inspect).join(", ")}) gives the same lines, line numbers and positions in mode #{mode}" do
-        unstressed do
+        unstressed do # other examples read lines under stress
           # A separator must be of the file's encoding.
           given = given.map { |one| one == "ö" && mode.end_with?("1") ? one.encode("ISO-8859-1") : one }
           same(text, mode) { |io| Array.new(12) { [io.gets(*given), io.lineno, io.pos] } }

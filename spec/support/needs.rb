@@ -18,10 +18,10 @@ module Support
     end
 
     # Mounts a file system for the rest of the example and returns its directory.
-    def mount(type, options: nil)
+    def mount(type, source: "dma-spec", options: nil)
       needs_root
       directory = File.join(scratch, "mount-#{type}").tap { |path| Dir.mkdir(path) }
-      command = ["mount", "-t", type, *(["-o", options] if options), "dma-spec", directory]
+      command = ["mount", "-t", type, *(["-o", options] if options), source, directory]
       output, status = Open3.capture2e(*command)
       needs "to mount #{type} (#{output.strip})", status.success?
       (@mounts ||= []) << directory

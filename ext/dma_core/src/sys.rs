@@ -84,6 +84,14 @@ pub fn memlock_limit() -> Option<u64> {
     }
 }
 
+/// The soft RLIMIT_FSIZE in bytes; `None` when unlimited.
+pub fn file_size_limit() -> Option<u64> {
+    match getrlimit(Resource::RLIMIT_FSIZE) {
+        Ok((soft, _)) if soft != RLIM_INFINITY => Some(soft),
+        _ => None,
+    }
+}
+
 /// The bytes this process has locked (VmLck of proc_pid_status(5)).
 pub fn locked_bytes() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
