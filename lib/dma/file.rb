@@ -87,7 +87,7 @@ module DMA
     def read_into(buffer, offset: nil)
       readable
       at = offset ? DMA.__send__(:natural, offset, "offset") : settle
-      bytes = native_read_into(buffer, 0, buffer.size, at)
+      bytes = native_read_into(buffer, buffer.size, at)
       forget(at + bytes) unless offset
       bytes
     end
@@ -104,7 +104,7 @@ module DMA
       length ||= buffer.size
       at = offset ? DMA.__send__(:natural, offset, "offset") : settle
       begin
-        bytes = native_write_from(buffer, 0, length, at)
+        bytes = native_write_from(buffer, length, at)
       ensure
         overwritten(at, length)
       end

@@ -8,13 +8,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dma_core::channel::{Direction, Request, OPERATION};
 use dma_core::engine::Stats;
 use dma_core::file::{Direct, File as CoreFile, Stream as CoreStream};
-use dma_core::memory::{Region, Span};
+use dma_core::memory::Span;
 use dma_core::Errno;
 use dma_core::{sys, Error as Core};
 use magnus::typed_data::Obj;
 use magnus::{
-    function, gc, method, prelude::*, DataTypeFunctions, Error, RHash, RModule, RString, Ruby, TryConvert, TypedData,
-    Value,
+    function, gc, method, prelude::*, DataTypeFunctions, Error, RHash, RModule, RString, Ruby, TypedData, Value,
 };
 
 use crate::buffer::{choice, Buffer};
@@ -77,20 +76,31 @@ impl File {
         settled
     }
 
-    /// Moves bytes between a buffer's memory and the file: how many were moved, and what stopped it short of the end.
-    fn transfer(&self, ruby: &Ruby, file: &CoreFile, buffer: Value, request: Request) -> Result<usize, Error> {
-        let (direction, offset, len, foreign) =
-            (request.direction, request.offset, request.span.len(), is_foreign(buffer));
-        let mut port = self.port(ruby, file)?;
-        let submitted = port.reader.channel.submit(request).or_raise(ruby);
+    /// Moves `len` bytes between the start of a buffer and the file; how many were moved. With `slack`, what lies behind the
+    /// buffer's end takes the rest of the last block: for memory that was allocated for this read.
+    fn transfer(
+        &self,
+        ruby: &Ruby,
+        direction: Direction,
+        buffer: Obj<Buffer>,
+        (len, slack): (usize, bool),
+        offset: u64,
+    ) -> Result<usize, Error> {
+        let file = self.open(ruby)?;
+        let (region, start) = buffer.locate(0, len).or_raise(ruby)?;
+        let block = if slack { file.limits().granule as usize } else { 1 };
+        let cover = len.next_multiple_of(block).min(region.capacity().max(region.len()) - start);
+        let span = Span::new(&region, start, cover).or_raise(ruby)?;
+        let mut port = self.port(ruby, &file)?;
+        let submitted = port.reader.channel.submit(Request { direction, offset, span, whole: false }).or_raise(ruby);
         let result = submitted.and_then(|id| port.complete(ruby, id));
-        if !self.give_back(ruby, port) && foreign {
+        if !self.give_back(ruby, port) && buffer.is_foreign() {
             // Its owner would free it under the engine.
             ruby.gc_register_mark_object(buffer);
         }
         let outcome = result?;
-        self.check(ruby, file, direction, offset, (outcome.bytes, len), outcome.error)?;
-        Ok(outcome.bytes)
+        self.check(ruby, &file, direction, offset, (outcome.bytes, cover), outcome.error)?;
+        Ok(outcome.bytes.min(len))
     }
 
     /// Raises what stopped a transfer, with what is safe.
@@ -109,10 +119,6 @@ impl File {
         let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes are safe) of");
         Err(raise(ruby, &file.error(errno, &what)))
     }
-}
-
-fn is_foreign(buffer: Value) -> bool {
-    <&Buffer>::try_convert(buffer).is_ok_and(Buffer::is_foreign)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -150,55 +156,16 @@ fn native_truncate(ruby: &Ruby, this: &File, size: u64) -> Result<(), Error> {
     gvl::without(ruby, || file.truncate(size))?.or_raise(ruby)
 }
 
-/// Reads up to `len` bytes at `offset` of the file to `at` of the buffer.
-fn native_read_into(
-    ruby: &Ruby,
-    this: &File,
-    buffer: Obj<Buffer>,
-    at: usize,
-    len: usize,
-    offset: u64,
-) -> Result<usize, Error> {
-    let file = this.open(ruby)?;
-    let (region, start) = buffer.locate(at, len).or_raise(ruby)?;
-    let request = request(ruby, Direction::Read, offset, &region, start, len)?;
-    this.transfer(ruby, &file, buffer.as_value(), request)
+fn native_read_into(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, len: usize, offset: u64) -> Result<usize, Error> {
+    this.transfer(ruby, Direction::Read, buffer, (len, false), offset)
 }
 
-/// Reads up to the whole of a buffer that was made for this read: the slack behind its end takes the rest of the last block.
 fn native_load(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, offset: u64) -> Result<usize, Error> {
-    let file = this.open(ruby)?;
-    let (region, start) = buffer.locate(0, buffer.len()).or_raise(ruby)?;
-    let cover = buffer.len().next_multiple_of(file.limits().granule as usize).min(region.capacity() - start);
-    let request = request(ruby, Direction::Read, offset, &region, start, cover)?;
-    this.transfer(ruby, &file, buffer.as_value(), request).map(|moved| moved.min(buffer.len()))
+    this.transfer(ruby, Direction::Read, buffer, (buffer.len(), true), offset)
 }
 
-/// Writes `len` bytes from `at` of the buffer to `offset` of the file.
-fn native_write_from(
-    ruby: &Ruby,
-    this: &File,
-    buffer: Obj<Buffer>,
-    at: usize,
-    len: usize,
-    offset: u64,
-) -> Result<usize, Error> {
-    let file = this.open(ruby)?;
-    let (region, start) = buffer.locate(at, len).or_raise(ruby)?;
-    let request = request(ruby, Direction::Write, offset, &region, start, len)?;
-    this.transfer(ruby, &file, buffer.as_value(), request)
-}
-
-fn request(
-    ruby: &Ruby,
-    direction: Direction,
-    offset: u64,
-    region: &Arc<Region>,
-    start: usize,
-    len: usize,
-) -> Result<Request, Error> {
-    let span = Span::new(region, start, len).or_raise(ruby)?;
-    Ok(Request { direction, offset, span, whole: false })
+fn native_write_from(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, len: usize, offset: u64) -> Result<usize, Error> {
+    this.transfer(ruby, Direction::Write, buffer, (len, false), offset)
 }
 
 /// Appends up to `len` bytes from `offset` of the file to `out`; in one request to the kernel, if `whole`.
@@ -352,9 +319,9 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("closed?", method!(|this: &File| lock(&this.file).is_none(), 0))?;
     class.define_private_method("native_close", method!(close, 0))?;
     class.define_private_method("native_truncate", method!(native_truncate, 1))?;
-    class.define_private_method("native_read_into", method!(native_read_into, 4))?;
+    class.define_private_method("native_read_into", method!(native_read_into, 3))?;
     class.define_private_method("native_load", method!(native_load, 2))?;
-    class.define_private_method("native_write_from", method!(native_write_from, 4))?;
+    class.define_private_method("native_write_from", method!(native_write_from, 3))?;
     class.define_private_method("native_read_string", method!(native_read_string, 4))?;
     class.define_private_method("native_write_string", method!(native_write_string, 3))?;
     class.define_private_method("native_depth", method!(|this: &File| this.depth, 0))?;
