@@ -95,7 +95,9 @@ RSpec.describe DMA::Buffer do
       expect(part.each(:u32, 4, 1).to_a).to eq([[4, 2]])
       expect(part.values(:u32)).to eq([1, 2, 3])
       expect(part.each(:u32, 13).to_a).to eq([])
-      expect(part.each(:u32, &:itself)).to be(part)
+      seen = []
+      expect(part.each(:u32) { |_, value| seen << value }).to be(part)
+      expect(seen).to eq([1, 2, 3])
       expect(part.each_byte.to_a).to eq(part.get_string.bytes)
       expect(part.each_byte(10, 2).to_a).to eq(part.get_string(10, 2).bytes)
     end
@@ -350,8 +352,9 @@ RSpec.describe DMA::Buffer do
       buffer.free
       {
         address: [], residency: [], huge_bytes: [], segments: [], retain: [], get_value: [:U8, 0],
-        set_value: [:U8, 0, 1], get_values: [[:U8], 0], set_values: [[:U8], 0, [1]], get_string: [], set_string: ["a"], copy: [other],
-        slice: [], clear: [], view: [], to_ptr: [], values: [:U8], "<=>": [other], "==": [other], hexdump: []
+        set_value: [:U8, 0, 1], get_values: [[:U8], 0], set_values: [[:U8], 0, [1]], get_string: [], set_string: ["a"],
+        copy: [other], slice: [], clear: [], view: [], to_ptr: [], values: [:U8], "<=>": [other], "==": [other],
+        hexdump: []
       }.each do |name, arguments|
         expect { buffer.__send__(name, *arguments) }
           .to raise_error(DMA::ClosedError, "this buffer was freed"), name.to_s

@@ -132,16 +132,11 @@ impl Buffer {
         !matches!(self.owner.source, Source::Own)
     }
 
-    /// Takes out a MemoryView: address and length.
-    pub fn export(&self) -> Option<(usize, usize)> {
+    /// Takes out a MemoryView: address and length, and what holds the memory until it is dropped.
+    pub fn export(&self) -> Option<(usize, usize, Export)> {
         let region = self.region_if_open()?;
         self.owner.exports.fetch_add(1, Relaxed);
-        Some((region.address() + self.offset, self.len))
-    }
-
-    /// Takes a MemoryView back.
-    pub fn release_export(&self) -> bool {
-        self.owner.exports.fetch_sub(1, Relaxed) > 0
+        Some((region.address() + self.offset, self.len, Export(Arc::clone(&self.owner))))
     }
 
     /// Tells the GC of the bytes. Telling alone never starts a GC; an allocation of its own kind does.
@@ -180,6 +175,15 @@ impl Buffer {
             self.account(ruby, self.len)?;
         }
         Ok(())
+    }
+}
+
+/// A MemoryView that is out.
+pub struct Export(Arc<Owner>);
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        self.0.exports.fetch_sub(1, Relaxed);
     }
 }
 

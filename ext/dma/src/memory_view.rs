@@ -4,7 +4,7 @@ use magnus::rb_sys::{AsRawValue, FromRawValue};
 use magnus::{Error, RClass, Ruby, TryConvert, Value};
 use rb_sys::{rb_memory_view_entry_t, rb_memory_view_t, VALUE};
 
-use crate::buffer::Buffer;
+use crate::buffer::{Buffer, Export};
 
 struct Entry(rb_memory_view_entry_t);
 // SAFETY: three function pointers, never changed.
@@ -31,17 +31,24 @@ fn buffer<'a>(object: VALUE) -> Option<&'a Buffer> {
 }
 
 unsafe extern "C" fn get(object: VALUE, view: *mut rb_memory_view_t, _flags: i32) -> bool {
-    let Some((address, len)) = buffer(object).and_then(Buffer::export) else { return false };
+    let Some((address, len, export)) = buffer(object).and_then(Buffer::export) else { return false };
     // Ruby's initialiser leaves fields as they were.
-    // SAFETY: `view` is a struct of the caller's to be filled; the address holds until the export is released.
+    // SAFETY: `view` is a struct of the caller's to be filled; the address holds until the export is dropped.
     unsafe {
         view.write_bytes(0, 1);
-        rb_sys::rb_memory_view_init_as_byte_array(view, object, address as *mut _, len as _, false)
+        if !rb_sys::rb_memory_view_init_as_byte_array(view, object, address as *mut _, len as _, false) {
+            return false;
+        }
+        (*view).private_data = Box::into_raw(Box::new(export)).cast();
     }
+    true
 }
 
-unsafe extern "C" fn release(object: VALUE, _view: *mut rb_memory_view_t) -> bool {
-    buffer(object).is_some_and(Buffer::release_export)
+/// At the end of the process Ruby frees objects in any order: the buffer may be gone, so this does not look at it.
+unsafe extern "C" fn release(_object: VALUE, view: *mut rb_memory_view_t) -> bool {
+    // SAFETY: the view was filled by `get`, and is released once.
+    drop(unsafe { Box::from_raw((*view).private_data.cast::<Export>()) });
+    true
 }
 
 unsafe extern "C" fn available(object: VALUE) -> bool {
