@@ -160,8 +160,7 @@ RSpec.describe DMA::Buffer do
 
   it "a process ends in order with views, MemoryViews, pointers and wraps out, in whatever order they are freed" do
     rounds(3).times do
-      expect(in_ruby(<<~'RUBY', "env", "RUBYOPT=-W0")).to eq("end
-")
+      expect(in_ruby(<<~'RUBY', "env", "RUBYOPT=-W0")).to eq("end\n")
         require "fiddle"
         buffers = Array.new(500) { DMA::Buffer.new(100, lock: false) }
         KEPT = buffers.map { |buffer| Fiddle::MemoryView.new(buffer) } + buffers.map(&:view) + buffers.map(&:to_ptr)
