@@ -169,10 +169,11 @@ module DMA
       @io = nil
     end
 
-    # @return [::File] an ordinary IO of the same file, through the page cache, at the position of this one; closed with it. It is
-    #   for code that insists on a descriptor, which must not be one with O_DIRECT
+    # An ordinary IO of the same file, through the page cache, for code that insists on a descriptor (which must not be one
+    # with O_DIRECT). It begins at the position of this file, and moves a position of its own.
+    # @return [::File] closed with this file
     def to_io
-      @io ||= ::File.for_fd(native_descriptor, @mode.to_s)
+      @io ||= ::File.for_fd(native_descriptor, @mode.to_s).tap { |io| io.sync = true }
       @io.seek(pos)
       @io
     end
