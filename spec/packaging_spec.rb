@@ -4,7 +4,6 @@ require "digest"
 require "fileutils"
 require "open3"
 require "rubygems/package"
-require "tmpdir"
 
 RSpec.describe "packaging" do
   root = File.realpath("..", __dir__)
@@ -16,13 +15,6 @@ RSpec.describe "packaging" do
     output, status = Open3.capture2e(clean.merge(env.transform_keys(&:to_s)), *command, chdir:)
     expect(status).to be_success, "#{command.join(" ")}:\n#{output}"
     output
-  end
-
-  around do |example|
-    Dir.mktmpdir("dma-packaging") do |dir|
-      @dir = dir
-      example.run
-    end
   end
 
   describe "the gem" do
@@ -54,16 +46,16 @@ RSpec.describe "packaging" do
     it "installs into an empty GEM_HOME and works from another directory" do
       alone = { GEM_HOME: home, GEM_PATH: home }
       run(ruby, "-S", "gem", "install", "--local", "--no-document", package,
-          chdir: @dir, CARGO_TARGET_DIR: File.join(root, "target/packaging"), **alone)
+          chdir: scratch, CARGO_TARGET_DIR: File.join(root, "target/packaging"), **alone)
 
       [alone, { GEM_HOME: home }].each do |env|
-        expect(run(ruby, "-e", <<~RUBY, __FILE__, chdir: @dir, **env)).to eq("true #{home}")
+        expect(run(ruby, "-e", <<~RUBY, __FILE__, chdir: scratch, **env)).to eq("true #{home}")
           require "dma"
           same = DMA.read(ARGV[0]).get_string == File.binread(ARGV[0])
           print same, " ", $LOADED_FEATURES.grep(/dma_ext/).first[0, #{home.size}]
         RUBY
       end
-      output = run(File.join(home, "bin/dma"), "read", __FILE__, "--digest", "sha256", chdir: @dir, **alone)
+      output = run(File.join(home, "bin/dma"), "read", __FILE__, "--digest", "sha256", chdir: scratch, **alone)
       expect(output).to include(Digest::SHA256.file(__FILE__).hexdigest)
     end
   end
@@ -85,7 +77,7 @@ RSpec.describe "packaging" do
     # A cargo that says it is of this version, and builds by writing a file where cargo would.
     def fake_cargo(version, built)
       library = "#{built}/libdma_ext.#{RbConfig::CONFIG["SOEXT"]}"
-      path = File.join(@dir, "cargo")
+      path = File.join(scratch, "cargo")
       File.write(path, <<~SH, perm: 0o755)
         #!/bin/sh
         [ "$1" = --version ] && { echo "cargo #{version} (0123456789 2025-01-01)"; exit; }
@@ -98,7 +90,7 @@ RSpec.describe "packaging" do
     end
 
     def refusal(cargo)
-      output, status = Open3.capture2e({ "CARGO" => cargo }, RbConfig.ruby, extconf, chdir: @dir)
+      output, status = Open3.capture2e({ "CARGO" => cargo }, RbConfig.ruby, extconf, chdir: scratch)
       expect(status).not_to be_success
       output
     end
@@ -110,27 +102,27 @@ RSpec.describe "packaging" do
 
     it "installs the library from wherever cargo puts it, and leaves no private target directory" do
       %w[release aarch64-unknown-linux-gnu/release].each do |built|
-        run(ruby, extconf, chdir: @dir, CARGO: fake_cargo("1.85.0", built))
-        run("make", "install", "sitearchdir=site", chdir: @dir, CARGO_TARGET_DIR: nil)
-        expect(Dir.children(@dir)).to contain_exactly("Makefile", "cargo", "site")
-        expect(Dir.glob("site/**/*.*", base: @dir)).to eq(["site/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}"])
-        FileUtils.rm_rf(File.join(@dir, "site"))
+        run(ruby, extconf, chdir: scratch, CARGO: fake_cargo("1.85.0", built))
+        run("make", "install", "sitearchdir=site", chdir: scratch, CARGO_TARGET_DIR: nil)
+        expect(Dir.children(scratch)).to contain_exactly("Makefile", "cargo", "site")
+        expect(Dir.glob("site/**/*.*", base: scratch)).to eq(["site/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}"])
+        FileUtils.rm_rf(File.join(scratch, "site"))
       end
     end
 
     it "keeps a shared target directory" do
-      run(ruby, extconf, chdir: @dir, CARGO: fake_cargo("1.85.0", "release"))
-      run("make", "install", "sitearchdir=site", chdir: @dir, CARGO_TARGET_DIR: File.join(@dir, "shared"))
-      run("make", "clean", chdir: @dir, CARGO_TARGET_DIR: File.join(@dir, "shared"))
-      expect(Dir.children(File.join(@dir, "shared"))).to eq(["release"])
+      run(ruby, extconf, chdir: scratch, CARGO: fake_cargo("1.85.0", "release"))
+      run("make", "install", "sitearchdir=site", chdir: scratch, CARGO_TARGET_DIR: File.join(scratch, "shared"))
+      run("make", "clean", chdir: scratch, CARGO_TARGET_DIR: File.join(scratch, "shared"))
+      expect(Dir.children(File.join(scratch, "shared"))).to eq(["release"])
     end
 
     it "leaves the build to rb_sys where that is asked for" do
-      FileUtils.mkdir(File.join(@dir, "rb_sys"))
-      File.write(File.join(@dir, "mkmf.rb"), "")
-      File.write(File.join(@dir, "rb_sys/mkmf.rb"), "def create_rust_makefile(name) = puts('rb_sys builds ' + name)")
+      FileUtils.mkdir(File.join(scratch, "rb_sys"))
+      File.write(File.join(scratch, "mkmf.rb"), "")
+      File.write(File.join(scratch, "rb_sys/mkmf.rb"), "def create_rust_makefile(name) = puts('rb_sys builds ' + name)")
       [{ DMA_USE_RB_SYS: "1" }, { RB_SYS_DOCK_UID: "1000" }].each do |env|
-        expect(run(ruby, "-I", @dir, extconf, chdir: @dir, **env)).to eq("rb_sys builds dma/dma_ext\n")
+        expect(run(ruby, "-I", scratch, extconf, chdir: scratch, **env)).to eq("rb_sys builds dma/dma_ext\n")
       end
     end
   end

@@ -10,6 +10,7 @@ Dir[File.join(__dir__, "support", "*.rb")].sort.each { |file| require file }
 RSpec.configure do |config|
   config.disable_monkey_patching!
   config.order = :random
+  config.fail_if_no_examples = true
   config.include Support::Scratch
   config.include Support::Needs
   config.include Support::Fuse
