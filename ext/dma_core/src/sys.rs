@@ -76,6 +76,28 @@ pub unsafe fn madvise(address: *mut u8, len: usize, advice: i32) -> Result<(), E
     Errno::result(unsafe { libc::madvise(address.cast(), len, advice) }).map(drop)
 }
 
+/// Lets this process have the huge pages that it asks for by MADV_HUGEPAGE. Ruby disables huge pages when it starts, because of
+/// its own heap (prctl(2), PR_SET_THP_DISABLE); for what does not ask they stay disabled.
+pub fn allow_advised_huge_pages() {
+    const EXCEPT_ADVISED: libc::c_ulong = 1 << 1; // PR_THP_DISABLE_EXCEPT_ADVISED, from Linux 6.18 on
+    static ONCE: Once = Once::new();
+    // SAFETY: these two take numbers, and change no byte.
+    let prctl = |option: i32, disable: libc::c_ulong, flags: libc::c_ulong| unsafe {
+        libc::prctl(option, disable, flags, 0 as libc::c_ulong, 0 as libc::c_ulong)
+    };
+    ONCE.call_once(|| {
+        let disabled = prctl(libc::PR_GET_THP_DISABLE, 0, 0) == 1;
+        if !disabled || prctl(libc::PR_SET_THP_DISABLE, 1, EXCEPT_ADVISED) == 0 {
+            return;
+        }
+        // An older kernel knows all or none: where the system gives them to who asks only, all are the same.
+        let system = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+        if system.contains("[madvise]") {
+            prctl(libc::PR_SET_THP_DISABLE, 0, 0);
+        }
+    });
+}
+
 /// The soft RLIMIT_MEMLOCK in bytes; `None` when unlimited.
 pub fn memlock_limit() -> Option<u64> {
     match getrlimit(Resource::RLIMIT_MEMLOCK) {

@@ -107,6 +107,7 @@ impl Pages {
         // SAFETY: the range lies in the new mapping, and no advice given here changes what this process reads from it.
         let advice = |advice| unsafe { sys::madvise(start as *mut u8, len, advice) };
         if advise {
+            sys::allow_advised_huge_pages();
             // EINVAL: a kernel without transparent huge pages, where :auto means small ones.
             let _ = advice(libc::MADV_HUGEPAGE);
         }
