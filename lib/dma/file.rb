@@ -101,7 +101,7 @@ module DMA
     # @raise [SystemCallError] with offset, length, and how many bytes are safe in the file
     def write_from(buffer, offset: nil, length: nil)
       writable
-      length ||= buffer.size
+      length = length ? DMA.__send__(:natural, length, "length") : buffer.size
       at = offset ? DMA.__send__(:natural, offset, "offset") : settle
       begin
         bytes = native_write_from(buffer, length, at)
@@ -127,6 +127,7 @@ module DMA
       return enum_for(:each_chunk, size, offset: offset, length: length, depth: depth) unless block
 
       readable
+      { size: size, length: length || 0, depth: depth }.each { |name, n| DMA.__send__(:natural, n, name) }
       from = offset ? DMA.__send__(:natural, offset, "offset") : settle
       stream = native_stream(size, from, length, depth)
       begin

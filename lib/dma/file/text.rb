@@ -273,6 +273,5 @@ module DMA
         end
       end
     end
-    private_constant :Text
   end
 end

@@ -7,6 +7,7 @@ module DMA
     # The writing half of an IO. Nothing is held back: each call has reached the kernel when it returns.
     module Writing
       # IO's own `print` and `puts`, which write to whatever has a `write`.
+      # @private
       class Parts < StringIO
         attr_reader :all
 

@@ -1,0 +1,531 @@
+# frozen_string_literal: true
+
+require "pathname"
+require "socket"
+
+RSpec.describe DMA::File do
+  let(:bytes) { unstressed { sample(300_001) } }
+  let(:path) { scratch_file("file.bin", bytes) }
+
+  def open_file(mode = "rb", **options, &)
+    described_class.open(path, mode, **options, &)
+  end
+
+  describe ".open" do
+    it "gives the file to the block, returns the block's value, and closes the file after it" do
+      kept = nil
+      value = open_file do |file|
+        kept = file
+        file.read(3)
+      end
+      expect(value).to eq(bytes[0, 3])
+      expect(kept).to be_closed
+    end
+
+    it "closes the file when the block raises or is left" do
+      kept = []
+      expect { open_file { |file| raise "inside #{kept.push(file).size}" } }.to raise_error("inside 1")
+      [1].each { |_| open_file { |file| break kept << file } }
+      expect(kept).to all(be_closed)
+    end
+
+    it "returns the file without a block, as new does" do
+      [described_class.open(path), described_class.new(path, "rb", direct: false)].each do |file|
+        expect(file.path).to eq(path)
+        expect(file.close).to be_nil
+        expect(file.close).to be_nil
+      end
+    end
+
+    it "takes what has a to_path" do
+      expect(described_class.open(Pathname(path), &:path)).to eq(path)
+    end
+
+    it "makes, cuts and keeps files as the mode of IO says" do
+      other = scratch_file("other.bin")
+      described_class.open(other, "w", 0o600) { |file| file.write("content") }
+      expect(File.stat(other).mode & 0o777).to eq(0o600)
+      described_class.open(other, "r+") { |file| file.write("C") }
+      expect(File.binread(other)).to eq("Content")
+      described_class.open(other, File::RDWR | File::CREAT) { |file| expect(file.read).to eq("Content") }
+      expect { described_class.open(other, "wx") }.to raise_error(Errno::EEXIST, /other\.bin/)
+      described_class.open(other, "w+b") { |file| expect([file.write("s"), file.rewind, file.read]).to eq([1, 0, "s"]) }
+      expect(described_class.open(other, "w", &:size)).to eq(0)
+    end
+
+    {
+      "a" => /mode "a" is not offered; to append, open with "r\+" and seek\(0, IO::SEEK_END\)/,
+      "a+b:UTF-8" => /to append/,
+      "rt" => /newlines are not converted/,
+      "rx" => /it is "r" or "w", then/,
+      "r++" => /each once/,
+      "R" => /mode "R" is not offered/,
+      "" => /mode "" is not offered/,
+      "r:UTF-8:UTF-16LE" => /UTF-8:UTF-16LE are not offered; transcoding is left to String#encode/,
+      "r:unheard" => /unknown encoding name - unheard/,
+      File::RDWR | File::APPEND => /File::APPEND is not offered; to append/,
+      File::RDWR | File::DIRECT => /use direct: true/
+    }.each do |mode, message|
+      it "refuses mode #{mode.inspect} and says what there is instead" do
+        expect { open_file(mode) }.to raise_error(ArgumentError, message)
+      end
+    end
+
+    it "names the options that it does not know" do
+      expect { open_file(direct: :sometimes) }.to raise_error(ArgumentError, /:sometimes is none of true, :auto, false/)
+      expect { open_file(engine: :steam) }.to raise_error(ArgumentError, /:steam is none of :auto, :threads/)
+      expect { open_file(depth: 0) }.to raise_error(ArgumentError, /depth: 0 is not in 1\.\.1024/)
+      expect { open_file(depth: 1025) }.to raise_error(ArgumentError, /1025/)
+      expect { open_file(depth: -1) }.to raise_error(ArgumentError, /depth must be an Integer of 0 or more, not -1/)
+    end
+
+    it "names the file that is not there, and that may not be opened" do
+      expect { described_class.open("#{path}x") }.to raise_error(Errno::ENOENT, /#{path}x/)
+      expect { described_class.open("#{path}/x") }.to raise_error(Errno::ENOTDIR, /#{path}/)
+      expect { described_class.open("nul\0l") }.to raise_error(ArgumentError)
+    end
+
+    it "refuses a directory, a FIFO, a socket and a terminal, at once" do
+      expect { described_class.open(scratch) }.to raise_error(Errno::EISDIR, /#{scratch}/)
+      File.mkfifo(fifo = scratch_file("fifo"))
+      ["r", "r+"].each do |mode|
+        expect { described_class.open(fifo, mode) }
+          .to raise_error(DMA::UnsupportedError, /#{fifo} is neither a regular file nor a block device/)
+      end
+      expect { described_class.open(fifo, "w") }.to raise_error(SystemCallError, /#{fifo}/)
+      UNIXServer.open(socket = scratch_file("socket")) do
+        expect { described_class.open(socket) }.to raise_error(Errno::ENXIO, /#{socket}/)
+      end
+      expect { described_class.open("/dev/null") }.to raise_error(DMA::UnsupportedError, /neither/)
+    end
+  end
+
+  describe "a closed file" do
+    it "raises ClosedError, naming the file, whatever is asked but closed?, path, stats and inspect" do
+      file = open_file("r+b").tap(&:close)
+      buffer = DMA::Buffer.new(1)
+      calls = [
+        [:read], [:read, 1], [:pread, 1, 0], [:readpartial, 1], [:sysread, 1], [:gets], [:getc], [:getbyte], [:eof?],
+        [:each_chunk], [:read_into, buffer], [:write_from, buffer], [:write, "x"], [:pwrite, "x", 0], [:syswrite, "x"],
+        [:puts], [:flush], [:truncate, 0], [:fsync], [:fdatasync], [:pos], [:seek, 0], [:rewind], [:sysseek, 0],
+        [:size], [:to_io], [:fileno], [:direct?], [:alignment], [:memory_alignment], [:lineno], [:ungetbyte, 1]
+      ]
+      calls.each do |name, *arguments|
+        expect { file.public_send(name, *arguments) { nil } }
+          .to raise_error(DMA::ClosedError, /#{path} was closed/), name.to_s
+      end
+      expect(file.inspect).to include("closed")
+      expect(file.stats[:requests]).to eq(0)
+    end
+  end
+
+  describe "misuse" do
+    it "of a file that is open for reading only raises IOError, and says how to open it" do
+      buffer = DMA::Buffer.new(1)
+      calls = [[:write, "x"], [:pwrite, "x", 0], [:syswrite, "x"], [:write_from, buffer], [:truncate, 0], [:flush],
+               [:puts, "x"], [:<<, "x"]]
+      open_file do |file|
+        calls.each do |name, *arguments|
+          expect { file.public_send(name, *arguments) }
+            .to raise_error(IOError, /#{path} is not opened for writing; open it with "r\+", "w" or "w\+"/), name.to_s
+        end
+      end
+      expect(File.binread(path) == bytes).to be(true)
+    end
+
+    it "of a file that is open for writing only does, too" do
+      calls = [[:read], [:pread, 1, 0], [:sysread, 1], [:readpartial, 1], [:gets], [:getc], [:getbyte], [:eof?],
+               [:ungetc, "x"], [:read_into, DMA::Buffer.new(1)], [:each_chunk], [:lineno]]
+      described_class.open(scratch_file("other.bin"), "w") do |file|
+        calls.each do |name, *arguments|
+          expect { file.public_send(name, *arguments) { nil } }
+            .to raise_error(IOError, /is not opened for reading; open it with "r", "r\+" or "w\+"/), name.to_s
+        end
+      end
+    end
+
+    it "of offsets and lengths raises ArgumentError with what was given" do
+      buffer = DMA::Buffer.new(16)
+      open_file("r+b") do |file|
+        expect { file.read_into(buffer, offset: -1) }.to raise_error(ArgumentError, /offset .* not -1/)
+        expect { file.write_from(buffer, offset: 1.5) }.to raise_error(ArgumentError, /offset .* not 1\.5/)
+        expect { file.write_from(buffer, length: 17) }.to raise_error(ArgumentError, /17.*16/)
+        expect { file.pwrite("x", -1) }.to raise_error(ArgumentError, /offset .* not -1/)
+        expect { file.pread(1, -1) }.to raise_error(ArgumentError, /offset .* not -1/)
+        expect { file.truncate(-1) }.to raise_error(ArgumentError, /size .* not -1/)
+        expect { file.read_into("string") }.to raise_error(TypeError)
+        expect { file.pwrite("x", (2**63) - 1) }.to raise_error(ArgumentError, /largest offset, 2\*\*63 - 1/)
+      end
+      expect(File.binread(path) == bytes).to be(true)
+    end
+  end
+
+  [true, false].each do |direct|
+    context "with direct: #{direct}" do
+      def open_with(direct, mode = "r+b", &)
+        described_class.open(path, mode, direct: direct, &)
+      end
+
+      it "read_into fills the region that was asked for and touches no byte around it, at any offset and length" do
+        whole = DMA::Buffer.new(32_768)
+        open_with(direct) do |file|
+          [[4096, 4096, 0], [4096, 4096, 7], [513, 1000, 4096], [1, 1, 299_000], [512, 1024, 511], [3, 12_289, 4095],
+           [8192, 8192, 292_000], [7, 8000, 299_999]].each do |at, length, offset|
+            whole.clear(0xA5)
+            got = file.read_into(whole.slice(at, length), offset: offset)
+            expected = ("\xA5".b * 32_768).tap { |all| all[at, got] = bytes[offset, got] }
+            # Behind the end of the file the rest of the region is anything.
+            [expected, all = whole.get_string].each { |string| string[at + got, length - got] = "" }
+            expect(got).to eq([length, bytes.size - offset].min)
+            expect(all == expected).to be(true), "#{length} bytes of #{offset} to #{at}"
+          end
+        end
+      end
+
+      it "write_from writes the region that was given, changes no neighbour, and leaves the source as it was" do
+        expected = bytes.dup
+        whole = DMA::Buffer.new(32_768)
+        whole.set_string(source = sample(32_768, 7))
+        open_with(direct) do |file|
+          [[4096, 4096, 0], [4096, 4096, 7], [513, 1000, 4096], [1, 1, 299_000], [512, 1024, 511], [3, 12_289, 4095],
+           [0, 0, 5], [7, 1, 300_000]].each do |at, length, offset|
+            expect(file.write_from(whole.slice(at, length), offset: offset)).to eq(length)
+            expected[offset, length] = source[at, length]
+          end
+        end
+        expect(File.binread(path) == expected).to be(true)
+        expect(whole.get_string == source).to be(true)
+      end
+
+      it "a write past the end makes the file as long as the write needs, not longer, with zeros between" do
+        open_with(direct) do |file|
+          file.write_from(DMA::Buffer.new(4096).tap { |buffer| buffer.clear(1) }, offset: 299_900, length: 200)
+          expect(file.size).to eq(300_100)
+          file.pwrite("end", 310_000)
+          expect(file.size).to eq(310_003)
+          expect(file.pread(9900, 300_100)).to eq("\0" * 9900)
+        end
+        expect(File.size(path)).to eq(310_003)
+      end
+
+      it "writes that are not aligned change no byte around them" do
+        expected = bytes.dup
+        open_with(direct) do |file|
+          [[1, 1], [511, 2], [4095, 2], [4097, 4094], [8191, 4098], [99_999, 70_000], [299_999, 2]].each do |at, size|
+            file.pwrite(string = sample(size, at), at)
+            expected[at, size] = string
+          end
+        end
+        expect(File.binread(path) == expected).to be(true)
+      end
+
+      it "read_into and write_from move the position where no offset is given, and leave it where one is" do
+        open_with(direct) do |file|
+          buffer = DMA::Buffer.new(1000)
+          file.getbyte
+          expect([file.read_into(buffer), file.pos]).to eq([1000, 1001])
+          expect(buffer.get_string).to eq(bytes[1, 1000])
+          expect([file.read_into(buffer, offset: 5), file.pos]).to eq([1000, 1001])
+          expect([file.write_from(buffer, length: 10), file.pos]).to eq([10, 1011])
+          expect([file.write_from(buffer, offset: 0), file.pos]).to eq([1000, 1011])
+          expect(file.read(4)).to eq(bytes[1011, 4])
+          file.seek(0, IO::SEEK_END)
+          expect([file.read_into(buffer), file.pos]).to eq([0, 300_001])
+        end
+      end
+
+      it "truncate cuts and extends, keeps the position, and drops what was read ahead of the cut" do
+        open_with(direct) do |file|
+          file.read(10)
+          expect([file.truncate(1001), file.size, file.pos]).to eq([0, 1001, 10])
+          expect(file.read).to eq(bytes[10...1001])
+          expect([file.truncate(5000), file.size]).to eq([0, 5000])
+          expect(file.read).to eq("\0" * 3999)
+          expect([file.truncate(0), file.read]).to eq([0, ""])
+        end
+      end
+
+      it "fsync and fdatasync return 0, for readers too" do
+        open_with(direct) { |file| expect([file.write("x"), file.fsync, file.fdatasync]).to eq([1, 0, 0]) }
+        open_with(direct, "rb") { |file| expect([file.fsync, file.fdatasync]).to eq([0, 0]) }
+      end
+
+      it "says whether it is direct, with what alignment, and counts requests and bytes by the path they took" do
+        open_with(direct) do |file|
+          expect(file.direct?).to be(direct)
+          expect([file.alignment, file.memory_alignment]).to direct ? all(be >= 4) : eq([1, 1])
+          expect(file.inspect).to include(path, "#{direct ? "direct" : "buffered"}, alignment #{file.alignment}")
+          file.read_into(DMA::Buffer.new(8192), offset: 4096)
+          file.write_from(DMA::Buffer.new(4096), offset: 0)
+          used, unused = direct ? %i[direct buffered] : %i[buffered direct]
+          expect(file.stats).to include(engine: :threads, requests: 2, fallbacks: 0, bounced_bytes: 0,
+                                        "#{used}_requests": 2, "#{used}_bytes": 12_288,
+                                        "#{unused}_requests": 0, "#{unused}_bytes": 0)
+          file.close
+          expect(file.stats[:requests]).to eq(2)
+        end
+      end
+
+      it "sees at once what another process writes, and shows at once what it writes" do
+        open_with(direct) do |file|
+          File.open(path, "r+b") { |other| other.write("other") }
+          expect(file.pread(8, 0)).to eq("other#{bytes[5, 3]}")
+          file.pwrite("mine", 1)
+          file.write_from(DMA::Buffer.new(4096), offset: 4096)
+          expect(File.binread(path, 8)).to eq("omine#{bytes[5, 3]}")
+          expect(File.binread(path, 4098, 4095)).to eq("#{bytes[4095]}#{"\0" * 4096}#{bytes[8192]}")
+        end
+      end
+    end
+  end
+
+  it "aligned writes of a file that is direct go past the page cache, its edges through it" do
+    open_file("r+b", direct: true) do |file|
+      edge = file.alignment
+      needs "a file system whose direct I/O wants an alignment", edge > 1
+      file.write_from(DMA::Buffer.new(edge * 4), offset: edge)
+      expect(file.stats).to include(direct_requests: 1, buffered_requests: 0)
+      file.write_from(DMA::Buffer.new(edge * 4), offset: 1)
+      expect(file.stats).to include(direct_requests: 2, buffered_requests: 2, buffered_bytes: edge)
+    end
+  end
+
+  describe "#each_chunk" do
+    it "passes the file from the position on, in order, with the offset of each, and moves the position" do
+      open_file do |file|
+        file.seek(1001)
+        chunks = []
+        result = file.each_chunk(70_000) { |buffer, offset| chunks << [offset, buffer.get_string, file.pos] }
+        expect(result).to equal(file)
+        expect(chunks.map(&:first)).to eq([1001, 71_001, 141_001, 211_001, 281_001])
+        expect(chunks.map { |chunk| chunk[1] }.join == bytes[1001..]).to be(true)
+        expect(chunks.map(&:last)).to eq([71_001, 141_001, 211_001, 281_001, 300_001])
+        expect(file.each_chunk { |buffer, _| chunks << buffer }).to equal(file)
+        expect(chunks.size).to eq(5)
+      end
+    end
+
+    it "passes what lies between an offset and a length, and leaves the position" do
+      open_file do |file|
+        [[0, nil], [7, 4096], [4096, 8192], [299_000, 5000], [300_001, 10], [5, 0]].each do |offset, length|
+          parts = file.each_chunk(4096, offset: offset, length: length, depth: 3).map { |buffer, _| buffer.get_string }
+          expect(parts.join == bytes[offset, length || bytes.size]).to be(true), "#{length.inspect} bytes of #{offset}"
+          expect(parts[..-2].map(&:bytesize)).to all(eq(4096))
+        end
+        expect(file.pos).to eq(0)
+      end
+    end
+
+    it "without a block gives an Enumerator, whose chunk is valid until the next is asked for" do
+      open_file do |file|
+        chunks = file.each_chunk(100_000, offset: 1)
+        first, at = chunks.next
+        expect([first.get_string == bytes[1, 100_000], at]).to eq([true, 1])
+        second, = chunks.next
+        expect(first).to be_freed
+        expect(second.get_string == bytes[100_001, 100_000]).to be(true)
+        expect(file.each_chunk(100_000).with_index.map { |(buffer, _), index| [index, buffer.size] })
+          .to eq([[0, 100_000], [1, 100_000], [2, 100_000], [3, 1]])
+      end
+    end
+
+    it "ends a chunk's buffer with the block: using it later raises" do
+      open_file do |file|
+        kept = []
+        file.each_chunk(100_000) { |buffer, _| kept << buffer << buffer.slice(0, 1) }
+        kept.each { |buffer| expect { buffer.get_string }.to raise_error(DMA::ClosedError) }
+      end
+    end
+
+    it "leaves a retained chunk as it is, while the others' memory is used again" do
+      open_file do |file|
+        kept = []
+        addresses = []
+        file.each_chunk(8192, depth: 2) do |buffer, offset|
+          kept << [buffer.retain, offset] if (offset / 8192 % 20).zero?
+          addresses << buffer.address
+        end
+        expect(kept.map { |buffer, offset| buffer.get_string == bytes[offset, 8192] }).to eq([true, true])
+        expect(addresses.size).to eq(37)
+        expect(addresses.uniq.size).to be <= 5
+        kept.each { |buffer, _| buffer.free }
+      end
+    end
+
+    # To leave at the first chunk is what is tested.
+    # rubocop:disable Lint/UnreachableLoop
+    it "leaves nothing behind when the block breaks or raises: the position is behind the chunk, and all works on" do
+      open_file do |file|
+        rounds(100).times do |round|
+          expect(file.each_chunk(1000, depth: 16) { |buffer, _| break buffer.size }).to eq(1000)
+          expect(file.pos).to eq(1000 * ((2 * round) + 1))
+          expect { file.each_chunk(1000, depth: 16) { raise "in the block" } }.to raise_error("in the block")
+          expect(file.pos).to eq(2000 * (round + 1))
+        end
+        expect(file.read(10)).to eq(bytes[2000 * rounds(100), 10])
+      end
+    end
+
+    it "leaves no descriptor behind, however it is left, nor a thread" do
+      before = descriptors
+      threads = Thread.list
+      rounds(50).times do
+        open_file do |file|
+          file.each_chunk(1000, depth: 4) { break }
+          file.each_chunk(1000, depth: 4).next
+        end
+      end
+      # An Enumerator that was left in the middle ends when it is collected, a request under way when it is over.
+      100.times do
+        GC.start
+        break if descriptors <= before + 5
+
+        sleep 0.01
+      end
+      expect(descriptors).to be <= before + 5
+      expect(Thread.list).to eq(threads)
+    end
+    # rubocop:enable Lint/UnreachableLoop
+
+    def descriptors
+      Dir.children("/proc/self/fd").size
+    end
+
+    it "may be nested, and mixed with other reads of the same file" do
+      open_file do |file|
+        file.each_chunk(100_000, offset: 0) do |outer, at|
+          inner = file.each_chunk(50_000, offset: at, length: 100_000).map { |buffer, _| buffer.get_string }.join
+          expect(inner == outer.get_string).to be(true)
+          expect(file.pread(10, at)).to eq(bytes[at, 10])
+        end
+      end
+    end
+
+    it "passes what a growing file has when its end is reached" do
+      open_file("r+b") do |file|
+        sizes = file.each_chunk(100_000, depth: 1).map do |buffer, offset|
+          file.pwrite("more", bytes.size) if offset.zero?
+          buffer.size
+        end
+        expect(sizes.sum).to eq(bytes.size + 4)
+      end
+    end
+
+    it "refuses sizes and depths that make no sense, with the figures" do
+      open_file do |file|
+        expect { file.each_chunk(0) { nil } }.to raise_error(ArgumentError, /chunks of 0 bytes/)
+        expect { file.each_chunk(10, depth: 0) { nil } }.to raise_error(ArgumentError, /0 ahead/)
+        expect { file.each_chunk(-1) { nil } }.to raise_error(ArgumentError, /-1/)
+        expect { file.each_chunk(10, length: -1) { nil } }.to raise_error(ArgumentError, /-1/)
+        expect { file.each_chunk(10, depth: -1) { nil } }.to raise_error(ArgumentError, /-1/)
+        expect { file.each_chunk(10, offset: -1) { nil } }.to raise_error(ArgumentError, /-1/)
+      end
+    end
+
+    it "takes any size: a chunk is no larger than the file" do
+      open_file { |file| expect(file.each_chunk(1 << 62).map { |buffer, _| buffer.size }).to eq([bytes.size]) }
+    end
+  end
+
+  describe "#to_io" do
+    it "is an ordinary File at the position, through the page cache, closed with the file" do
+      io = nil
+      open_file("r+b", direct: true) do |file|
+        file.read(1000)
+        io = file.to_io
+        expect(io).to be_a(File)
+        expect(io.read(5)).to eq(bytes[1000, 5])
+        expect(IO.for_fd(io.fileno, autoclose: false).fcntl(3) & File::DIRECT).to eq(0) # F_GETFL
+        expect(file.pos).to eq(1000)
+        expect([file.to_io, file.fileno]).to eq([io, io.fileno])
+        io.write("seen at once")
+        expect(file.pread(12, 1000)).to eq("seen at once")
+        expect(file).not_to respond_to(:to_path)
+      end
+      expect(io).to be_closed
+    end
+
+    it "reads and writes as the file may" do
+      open_file { |file| expect { file.to_io.write("x") }.to raise_error(IOError) }
+      described_class.open(scratch_file("other.bin"), "w") do |file|
+        file.to_io.write("x")
+        expect { file.to_io.read }.to raise_error(IOError)
+      end
+      open_file("r+:ISO-8859-1") { |file| expect(file.to_io.external_encoding).to eq(Encoding::ISO_8859_1) }
+    end
+  end
+
+  describe "a block device" do
+    it "has a size, and is read and written direct" do
+      needs_root
+      device = loop_device(1 << 20)
+      described_class.open(device, "r+b", direct: true) do |file|
+        expect(file.size).to eq(1 << 20)
+        expect(file.direct?).to be(true)
+        file.pwrite(bytes, 1001)
+        expect(file.pread(bytes.size, 1001) == bytes).to be(true)
+        expect(file.seek(-10, IO::SEEK_END)).to eq(0)
+        expect(file.read(100)).to eq("\0" * 10)
+        expect(file.each_chunk(100_000, offset: 0).sum { |buffer, _| buffer.size }).to eq(1 << 20)
+        expect(file.fsync).to eq(0)
+        expect { file.pwrite("xy", (1 << 20) - 1) }.to raise_error(Errno::ENOSPC, /offset #{1 << 20} \(1 of 2 bytes/)
+      end
+      expect(DMA.read(device, direct: true).get_string == File.binread(device)).to be(true)
+    end
+
+    def loop_device(size)
+      image = scratch_file("disk.img", "").tap { |file| File.truncate(file, size) }
+      device, status = Open3.capture2e("losetup", "--find", "--show", image)
+      needs "a loop device (#{device.strip})", status.success?
+      (@loops ||= []) << device.strip
+      device.strip
+    end
+
+    after { @loops&.each { |device| system("losetup", "--detach", device) } }
+  end
+
+  describe "a read that fails" do
+    let(:path) { fuse_file(300_000, eio: 200_000) }
+
+    it "says at which offset, delivers what lies before, and leaves the position where it was" do
+      expected = unstressed { sample(300_000) }
+      open_file(direct: false) do |file|
+        file.seek(131_072)
+        message = /read \d+ bytes at offset \d+ .*of #{path}/
+        expect { file.read }.to raise_error(Errno::EIO, message)
+        expect(file.pos).to eq(131_072)
+        expect { file.read_into(DMA::Buffer.new(100_000)) }.to raise_error(Errno::EIO, /bytes are safe/)
+        expect(file.pos).to eq(131_072)
+        file.rewind
+        passed = 0
+        expect do
+          file.each_chunk(65_536) { |buffer, at| passed += 1 if buffer.get_string == expected[at, 65_536] }
+        end.to raise_error(Errno::EIO, message)
+        expect(passed).to eq(3)
+        expect(file.pos).to be_between(196_608, 200_000)
+        expect(file.pread(10, 0)).to eq(expected[0, 10])
+      end
+    end
+  end
+
+  describe "threads that share a file" do
+    it "pread, pwrite and read_into are independent of each other, and of the position" do
+      open_file("r+b") do |file|
+        read = Thread.new { Array.new(rounds(300)) { |n| file.read(997) == bytes[n * 997, 997] } }
+        others = Array.new(4) do |number|
+          Thread.new do
+            buffer = DMA::Buffer.new(512, lock: false)
+            Array.new(rounds(100)) do |n|
+              at = 4096 * ((number * 10) + (n % 10))
+              file.pwrite(bytes[at, 700], at) # what is there already: nobody sees a change
+              file.read_into(buffer, offset: at + 1)
+              file.pread(600, at + 7) == bytes[at + 7, 600] && buffer.get_string == bytes[at + 1, 512]
+            end
+          end
+        end
+        expect([read, *others].flat_map(&:value)).to all(be(true))
+        expect(file.pos).to eq(997 * rounds(300))
+      end
+    end
+  end
+end
