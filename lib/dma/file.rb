@@ -5,11 +5,12 @@ require_relative "file/reading"
 require_relative "file/writing"
 
 module DMA
-  # A file that is read and written past the page cache (O_DIRECT), straight to and from aligned memory, at any offset and length.
+  # A file that is read and written past the page cache (O_DIRECT), straight to and from aligned memory, at any offset and
+  # length.
   #
-  # Transfers to and from {Buffer}s are without a copy where memory and offset are aligned ({#alignment}). The rest of the class
-  # makes it a readable, seekable IO: for programs that were written for one, and for the standard library. Waits let other
-  # threads and fibers run, and can be interrupted at any time.
+  # Transfers to and from {Buffer}s are without a copy where memory and offset are aligned ({#alignment}). The rest of the
+  # class makes it a readable, seekable IO: for programs that were written for one, and for the standard library. Waits
+  # let other threads and fibers run, and can be interrupted at any time.
   #
   # Threads may share a file: {#pread}, {#pwrite}, {#read_into} and {#write_from} with an offset, and {#each_chunk}, are
   # independent of each other. The position, and what was read ahead of it, is one for all, as with an IO.
@@ -23,13 +24,15 @@ module DMA
     #   #   @return [Integer] bytes at this moment; of a block device, too
     #   #   @raise [ClosedError]
     #   # @!attribute [r] alignment
-    #   #   @return [Integer] what offset and length of direct I/O are a multiple of (statx(2), STATX_DIOALIGN); 1 without
+    #   #   @return [Integer] what offset and length of direct I/O are a multiple of (statx(2), STATX_DIOALIGN); 1
+    #   #     without
     #   # @!attribute [r] memory_alignment
     #   #   @return [Integer] what its memory address is a multiple of; 1 without
     #   # @!attribute [r] stats
-    #   #   Running totals, which stay readable after {#close}: `:engine`; `:requests` to the kernel, of which `:direct_requests` went
-    #   #   past the page cache and `:buffered_requests` through it; `:direct_bytes`, `:buffered_bytes`; `:bounced_bytes` that were
-    #   #   copied because memory or offset was not aligned; `:fallbacks` from direct to buffered.
+    #   #   Running totals, which stay readable after {#close}: `:engine`; `:requests` to the kernel, of which
+    #   #   `:direct_requests` went past the page cache and `:buffered_requests` through it; `:direct_bytes`,
+    #   #   `:buffered_bytes`; `:bounced_bytes` that were copied because memory or offset was not aligned; `:fallbacks`
+    #   #   from direct to buffered.
     #   #   @return [Hash{Symbol => Integer, Symbol}]
     #   # @return [Boolean] whether aligned requests go past the page cache
     #   # @raise [ClosedError]
@@ -44,17 +47,20 @@ module DMA
       # Opens a file; with a block, closes it after and returns the block's value.
       #
       # @param path [String, #to_path] a regular file or a block device
-      # @param mode [String, Integer] "r", "r+", "w", "w+" with "b", "x" and ":encoding" as for ::File.open (no "a"), or flags
+      # @param mode [String, Integer] "r", "r+", "w", "w+" with "b", "x" and ":encoding" as for ::File.open (no "a"), or
+      #   flags
       # @param perm [Integer] permissions of a file that is created
-      # @param direct [true, :auto, false] past the page cache, or an error; where the file system can, which {#direct?} and
-      #   {#stats} tell; never
+      # @param direct [true, :auto, false] past the page cache, or an error; where the file system can, which {#direct?}
+      #   and {#stats} tell; never
       # @param engine [:auto, :threads] what carries requests out
       # @param depth [Integer] how many requests one transfer keeps in flight, 1..1024
       # @yieldparam file [File]
       # @raise [UnsupportedError] `direct: true` where the file system has no direct I/O; neither file nor block device
       # @raise [SystemCallError] what open(2) refuses
       def open(path, mode = "r", perm = 0o666, direct: :auto, engine: :auto, depth: 8)
-        raise ArgumentError, "engine: #{engine.inspect} is none of :auto, :threads" unless %i[auto threads].include?(engine)
+        unless %i[auto threads].include?(engine)
+          raise ArgumentError, "engine: #{engine.inspect} is none of :auto, :threads"
+        end
 
         mode = Mode.parse(mode)
         path = path.respond_to?(:to_path) ? path.to_path : path
@@ -72,7 +78,7 @@ module DMA
       # {.open} without a block.
       # @return [File]
       def new(path, mode = "r", perm = 0o666, **options)
-        open(path, mode, perm, **options)
+        self.open(path, mode, perm, **options)
       end
     end
 
@@ -80,8 +86,8 @@ module DMA
     #
     # @param buffer [Buffer] as many bytes are read as it has
     # @param offset [Integer, nil] where in the file; nil: at the position, which moves on
-    # @return [Integer] bytes read; fewer than the buffer has only at the end of the file. What lies behind them in the buffer
-    #   may have changed
+    # @return [Integer] bytes read; fewer than the buffer has only at the end of the file. What lies behind them in the
+    #   buffer may have changed
     # @raise [SystemCallError] with offset, length, and how many bytes are in the buffer already
     # @raise [BusyError] while an interrupted transfer still holds the buffer
     def read_into(buffer, offset: nil)
@@ -112,8 +118,8 @@ module DMA
       bytes
     end
 
-    # Passes the file in chunks, reading ahead. Each buffer is valid inside the block only, unless it is {Buffer#retain}ed; its
-    # memory is then used again.
+    # Passes the file in chunks, reading ahead. Each buffer is valid inside the block only, unless it is
+    # {Buffer#retain}ed; its memory is then used again.
     #
     # @param size [Integer] bytes of a chunk; the last may be shorter
     # @param offset [Integer, nil] where to begin; nil: at the position, which moves on
@@ -170,8 +176,8 @@ module DMA
       @io = nil
     end
 
-    # An ordinary IO of the same file, through the page cache, for code that insists on a descriptor (which must not be one
-    # with O_DIRECT). It begins at the position of this file, and moves a position of its own.
+    # An ordinary IO of the same file, through the page cache, for code that insists on a descriptor (which must not be
+    # one with O_DIRECT). It begins at the position of this file, and moves a position of its own.
     # @return [::File] closed with this file
     def to_io
       @io ||= ::File.for_fd(native_descriptor, @mode.to_s).tap { |io| io.sync = true }
@@ -186,8 +192,9 @@ module DMA
 
     # @return [String] class, path and state
     def inspect
-      state = closed? ? "closed" : "#{direct? ? "direct" : "buffered"}, alignment #{alignment}"
-      "#<#{self.class} #{path} (#{state})>"
+      return "#<#{self.class} #{path} (closed)>" if closed?
+
+      "#<#{self.class} #{path} (#{direct? ? "direct" : "buffered"}, alignment #{alignment})>"
     end
 
     private
