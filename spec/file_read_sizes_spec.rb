@@ -33,7 +33,8 @@ RSpec.describe DMA, ".read at every size" do
       bytes = sample(size)
       File.binwrite(path, bytes)
       parts = [[0, 1], [1, 1], [511, 2], [512, 512], [513, nil], [4095, 4098], [4096, 4096], [20_010, 1],
-               [20_010, 9000], [20_011, 1], [20_011, nil], [20_480, 5], [1 << 40, 10], [0, 0], [7, 0], [19_968, 43], [0, 1 << 40]]
+               [20_010, 9000], [20_011, 1], [20_011, nil], [20_480, 5], [1 << 40, 10],
+               [0, 0], [7, 0], [19_968, 43], [0, 1 << 40]]
       [true, false].product(parts).each do |direct, (offset, length)|
         part = described_class.read(path, offset: offset, length: length, direct: direct)
         expected = bytes.byteslice(offset, length || size) || ""

@@ -5,12 +5,12 @@ require_relative "file/reading"
 require_relative "file/writing"
 
 module DMA
-  # A file that is read and written past the page cache (O_DIRECT), straight to and from aligned memory, at any offset and
-  # length.
+  # A file that is read and written past the page cache (O_DIRECT), straight to and from aligned memory, at any offset
+  # and length.
   #
-  # Transfers to and from {Buffer}s are without a copy where memory and offset are aligned ({#alignment}). The rest of the
-  # class makes it a readable, seekable IO: for programs that were written for one, and for the standard library. Waits
-  # let other threads and fibers run, and can be interrupted at any time.
+  # Transfers to and from {Buffer}s are without a copy where memory and offset are aligned ({#alignment}). The rest of
+  # the class makes it a readable, seekable IO: for programs that were written for one, and for the standard library.
+  # Waits let other threads and fibers run, and can be interrupted at any time.
   #
   # Threads may share a file: {#pread}, {#pwrite}, {#read_into} and {#write_from} with an offset, and {#each_chunk}, are
   # independent of each other. The position, and what was read ahead of it, is one for all, as with an IO.
