@@ -45,6 +45,8 @@ def in_thread(reader, path, delay)
   thread = Thread.new do
     reader.call(path)
     done = true
+  rescue Interruption
+    nil
   end
   sleep delay
   start = now
