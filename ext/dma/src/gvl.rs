@@ -5,7 +5,19 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::ptr;
 use std::thread;
 
+use magnus::rb_sys::protect;
 use magnus::{Error, Ruby};
+use rb_sys::VALUE;
+
+/// Lets threads run that wait for the GVL, and raises what interrupts this one.
+pub fn pass() -> Result<(), Error> {
+    protect(|| {
+        // SAFETY: called with the GVL; what it raises, `protect` catches.
+        unsafe { rb_sys::rb_thread_schedule() };
+        rb_sys::Qnil as VALUE
+    })
+    .map(drop)
+}
 
 /// Runs `work` without the GVL. It cannot be interrupted, so it must be short or of a bounded time; waits for the disk go through
 /// [`crate::port`]. `Send` keeps Ruby values out of it.

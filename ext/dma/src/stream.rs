@@ -14,6 +14,7 @@ use magnus::{
 use crate::buffer::{append, Buffer};
 use crate::error::{busy, OrRaise};
 use crate::file::File;
+use crate::gvl;
 use crate::port::{Event, Port};
 
 #[derive(TypedData)]
@@ -67,6 +68,8 @@ impl Active {
         while let Some(chunk) = self.next(ruby)? {
             append(out, &chunk.region, chunk.skip, chunk.len)?;
             total += chunk.len;
+            // Where the chunks come as fast as they are copied nothing else would let other threads run, or interrupt this one.
+            gvl::pass()?;
         }
         Ok(total)
     }

@@ -56,7 +56,8 @@ struct ThreadQueue {
     done: Arc<Done>,
 }
 
-/// Where the workers put what they finished for one queue.
+/// Where the workers put what they finished for one queue. The event is signalled while there is something, and changes only
+/// under the lock.
 #[derive(Debug)]
 struct Done {
     completions: Mutex<Vec<Completion>>,
@@ -83,8 +84,11 @@ impl Queue for ThreadQueue {
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
-        sys::clear(&self.done.event);
-        out.append(&mut lock(&self.done.completions));
+        let mut completions = lock(&self.done.completions);
+        if !completions.is_empty() {
+            out.append(&mut completions);
+            sys::clear(&self.done.event);
+        }
     }
 
     fn event(&self) -> BorrowedFd<'_> {
@@ -114,8 +118,11 @@ impl Job {
         };
         // The memory is let go before anybody can learn that the operation is over.
         drop(op);
-        lock(&done.completions).push(completion);
-        sys::signal(&done.event);
+        let mut completions = lock(&done.completions);
+        completions.push(completion);
+        if completions.len() == 1 {
+            sys::signal(&done.event);
+        }
     }
 }
 
