@@ -12,9 +12,11 @@ use crate::error::OrRaise;
 use crate::port::Event;
 
 /// After how long a waiting checkout first looks for buffers that were dropped, which only the GC finds; then after twice as
-/// long, and so on up to [`COLLECT_AT_MOST`]: where buffers come back without it, a GC would only cost.
+/// long, and so on: where buffers come back without it, a GC would only cost.
 const COLLECT: Duration = Duration::from_millis(10);
-const COLLECT_AT_MOST: Duration = Duration::from_secs(1);
+const COLLECT_AT_LAST: Duration = Duration::from_secs(10);
+/// Whoever is in front and has not come for a free buffer in so long is a fiber that nobody resumes any more.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Waiters that are kept for the next use.
 const IDLE_WAITERS: usize = 16;
 
@@ -123,13 +125,12 @@ fn wait(
             continue;
         }
         ruby.gc_start();
-        if pause == COLLECT_AT_MOST {
-            // Whoever was in front and has not come for it in so long is a fiber that nobody resumes any more.
+        if pause >= PATIENCE {
             if let Some(region) = this.pool.checkout().or_raise(ruby)? {
                 return Ok(Some(region));
             }
         }
-        pause = (pause * 2).min(COLLECT_AT_MOST);
+        pause = (pause * 2).min(COLLECT_AT_LAST);
     }
 }
 

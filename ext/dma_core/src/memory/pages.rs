@@ -86,9 +86,7 @@ impl Pages {
     /// space; [`Error::Os`] (ENOMEM) where the system has no such memory.
     pub fn allocate(layout: Layout) -> Result<Pages> {
         let Layout { size, align, huge } = layout;
-        if !align.is_power_of_two() {
-            return Err(Error::Alignment(format!("alignment {align} is not a power of two")));
-        }
+        check_alignment(align)?;
         let advise = huge == Huge::Auto && size >= sys::HUGE_PAGE;
         let page = if huge == Huge::Require { sys::HUGE_PAGE } else { sys::page_size() };
         let align = align.max(if advise { sys::HUGE_PAGE } else { page });
@@ -269,6 +267,14 @@ impl Drop for Pages {
             }
         }
     }
+}
+
+/// Refuses an alignment that is no power of two.
+pub(super) fn check_alignment(align: usize) -> Result<()> {
+    if align.is_power_of_two() {
+        return Ok(());
+    }
+    Err(Error::Alignment(format!("alignment {align} is not a power of two")))
 }
 
 fn map_error(error: &std::io::Error, size: usize, huge: Huge) -> Error {

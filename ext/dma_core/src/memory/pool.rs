@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::eventfd::EventFd;
 
-use super::pages::{Layout, Lock, Pages};
+use super::pages::{check_alignment, Layout, Lock, Pages};
 use super::region::Region;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -64,6 +64,7 @@ impl Pool {
         if count == 0 || size == 0 {
             return Err(Error::Argument(format!("a pool of {count} buffers of {size} bytes holds nothing")));
         }
+        check_alignment(align)?;
         let align = align.max(sys::page_size());
         let too_big = || Error::Argument(format!("{count} buffers of {size} bytes do not fit the address space"));
         let stride = size.checked_next_multiple_of(align).ok_or_else(too_big)?;
