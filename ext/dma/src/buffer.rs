@@ -1,11 +1,13 @@
-//! `DMA::Buffer`: a region, or a part of one, as Ruby holds it. Here its life; [`bytes`] reads and writes it.
+//! `DMA::Buffer`: a region, or a part of one, as Ruby holds it. Here its life; [`bytes`] reads and writes it, [`sharing`] lends
+//! and borrows memory.
 
 mod bytes;
+mod sharing;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dma_core::memory::{Huge, Layout, Lock, Pages, Region, Residency};
+use dma_core::memory::{Huge, Layout, Lock, Region, Residency};
 use dma_core::{sys, Error as Core};
 use magnus::rb_sys::protect;
 use magnus::typed_data::Obj;
@@ -17,6 +19,7 @@ use magnus::{
 use rb_sys::VALUE;
 
 pub use self::bytes::append;
+pub use self::sharing::Export;
 use crate::error::{argument, busy, OrRaise};
 use crate::{gvl, memory_view, view};
 
@@ -132,13 +135,6 @@ impl Buffer {
         !matches!(self.owner.source, Source::Own)
     }
 
-    /// Takes out a MemoryView: address and length, and what holds the memory until it is dropped.
-    pub fn export(&self) -> Option<(usize, usize, Export)> {
-        let region = self.region_if_open()?;
-        self.owner.exports.fetch_add(1, Relaxed);
-        Some((region.address() + self.offset, self.len, Export(Arc::clone(&self.owner))))
-    }
-
     /// Tells the GC of the bytes. Telling alone never starts a GC; an allocation of its own kind does.
     pub fn account(&self, ruby: &Ruby, bytes: usize) -> Result<(), Error> {
         self.owner.accounted.fetch_add(bytes, Relaxed);
@@ -175,15 +171,6 @@ impl Buffer {
             self.account(ruby, self.len)?;
         }
         Ok(())
-    }
-}
-
-/// A MemoryView that is out.
-pub struct Export(Arc<Owner>);
-
-impl Drop for Export {
-    fn drop(&mut self) {
-        self.0.exports.fetch_sub(1, Relaxed);
     }
 }
 
@@ -292,32 +279,6 @@ fn native_new(ruby: &Ruby, Size(size): Size, Size(align): Size, lock: Value, hug
     Ok(buffer)
 }
 
-fn native_wrap(ruby: &Ruby, Size(address): Size, Size(size): Size, keeper: Value) -> Result<Buffer, Error> {
-    // SAFETY: the keeper owns the memory, and the buffer keeps it; that the size is right is the caller's promise, as with every
-    // pointer in Ruby.
-    let pages = unsafe { Pages::foreign(address, size) }.or_raise(ruby)?;
-    Ok(Buffer::new(Region::of(pages), 0, size, alignment_of(address), Source::Pointer(keeper.into())))
-}
-
-fn native_wrap_io_buffer(ruby: &Ruby, buffer: Value, size: Option<Size>) -> Result<Buffer, Error> {
-    let (address, len) = view::lock(ruby, buffer)?;
-    let wrapped = match size.map_or(len, |Size(size)| size) {
-        size if size > len => Err(Core::Argument(format!("{size} bytes are more than the {len} of the IO::Buffer"))),
-        // SAFETY: a locked IO::Buffer cannot free its memory, and the buffer keeps it from the GC.
-        size => unsafe { Pages::foreign(address, size) },
-    };
-    if wrapped.is_err() {
-        view::unlock(buffer);
-    }
-    let region = Region::of(wrapped.or_raise(ruby)?);
-    let size = region.len();
-    Ok(Buffer::new(region, 0, size, alignment_of(address), Source::IoBuffer(buffer.into())))
-}
-
-fn alignment_of(address: usize) -> usize {
-    (1 << address.trailing_zeros()).min(sys::page_size())
-}
-
 fn address(ruby: &Ruby, this: &Buffer) -> Result<usize, Error> {
     let (region, offset) = this.locate(0, 0).or_raise(ruby)?;
     Ok(region.address() + offset)
@@ -387,29 +348,6 @@ fn segments(ruby: &Ruby, this: &Buffer) -> Result<RArray, Error> {
     )
 }
 
-fn native_slice(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Buffer, Error> {
-    let len = this.length(offset, len);
-    let (_, at) = this.locate(offset, len).or_raise(ruby)?;
-    let root = this.root.unwrap_or_else(|| this.as_value().into());
-    Ok(Buffer { owner: Arc::clone(&this.owner), root: Some(root), offset: at, len, freed: AtomicBool::new(false) })
-}
-
-fn native_view(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Value, Error> {
-    let len = this.length(offset, len);
-    let (region, at) = this.locate(offset, len).or_raise(ruby)?;
-    let cached = this.owner.state().view;
-    let root = match cached {
-        Some(view) => view.get_inner_with(ruby),
-        None => {
-            let owner = this.root.map_or_else(|| this.as_value(), |root| root.get_inner_with(ruby));
-            let view = view::root(region.address(), region.len(), owner)?;
-            this.owner.state().view = Some(view.into());
-            view
-        }
-    };
-    root.funcall("slice", (at, len))
-}
-
 /// Defines the class.
 pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Buffer", ruby.class_object())?;
@@ -417,8 +355,6 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     dma.const_set("PAGE_SIZE", sys::page_size())?;
     let singleton = class.singleton_class()?;
     singleton.define_private_method("native_new", function!(native_new, 4))?;
-    singleton.define_private_method("native_wrap", function!(native_wrap, 3))?;
-    singleton.define_private_method("native_wrap_io_buffer", function!(native_wrap_io_buffer, 2))?;
     class.define_method("size", method!(|this: &Buffer| this.len, 0))?;
     class.define_method("address", method!(address, 0))?;
     class.define_method("alignment", method!(alignment, 0))?;
@@ -428,9 +364,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("residency", method!(residency, 0))?;
     class.define_method("huge_bytes", method!(huge_bytes, 0))?;
     class.define_method("segments", method!(segments, 0))?;
-    class.define_private_method("native_slice", method!(native_slice, 2))?;
-    class.define_private_method("native_view", method!(native_view, 2))?;
     class.define_private_method("native_release", method!(native_release, 0))?;
     bytes::init(class)?;
+    sharing::init(class)?;
     memory_view::register(ruby, class)
 }
