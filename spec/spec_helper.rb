@@ -5,7 +5,7 @@ require "digest"
 require "securerandom"
 require "tmpdir"
 require "timeout"
-Dir[File.join(__dir__, "support", "*.rb")].sort.each { |file| require file }
+Dir[File.join(__dir__, "support", "*.rb")].each { |file| require file }
 
 RSpec.configure do |config|
   config.disable_monkey_patching!

@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 module DMA
-  # Above every error of this library. What the operating system refuses stays an `Errno::*`, and an argument that can never be
-  # right an `ArgumentError`.
+  # Above every error of this library. What the operating system refuses stays an `Errno::*`, and an argument that can
+  # never be right an `ArgumentError`.
   class Error < StandardError; end
 
   # An alignment that is no power of two, or memory that is not aligned as asked.

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# A file system of one file that reads as a test wants it: late, never, or with an error. Run as a program of its own, so that
-# nothing in the tested process answers its requests:
+# A file system of one file that reads as a test wants it: late, never, or with an error. Run as a program of its own, so
+# that nothing in the tested process answers its requests:
 #
 #   ruby fuse_server.rb DIRECTORY SIZE [hang=OFFSET] [eio=OFFSET]
 #
@@ -54,9 +54,12 @@ def read(device, unique, body, held)
   end
 end
 
-def serve(device, opcode, unique, node, body, held)
+def serve(device, request, held)
+  _, opcode, unique, node = request.unpack("LLQQ")
+  body = request.byteslice(40..)
   case opcode
-  when INIT then answer(device, unique, [7, 31, 1 << 20, 0x400000, 64, 48, 1 << 20, 1, 256, 0, *[0] * 8].pack("LLLLSSLLSSL8"))
+  when INIT then answer(device, unique,
+                        [7, 31, 1 << 20, 0x400000, 64, 48, 1 << 20, 1, 256, 0, *[0] * 8].pack("LLLLSSLLSSL8"))
   when LOOKUP
     return answer(device, unique, "", Errno::ENOENT::Errno) unless body == "file\0"
 
@@ -71,7 +74,8 @@ def serve(device, opcode, unique, node, body, held)
 end
 
 device = File.open("/dev/fuse", File::RDWR)
-mount = Fiddle::Function.new(Fiddle.dlopen(nil)["mount"], [Fiddle::TYPE_VOIDP] * 3 + [Fiddle::TYPE_LONG, Fiddle::TYPE_VOIDP], Fiddle::TYPE_INT)
+mount = Fiddle::Function.new(Fiddle.dlopen(nil)["mount"],
+                             ([Fiddle::TYPE_VOIDP] * 3) + [Fiddle::TYPE_LONG, Fiddle::TYPE_VOIDP], Fiddle::TYPE_INT)
 options = "fd=#{device.fileno},rootmode=40000,user_id=0,group_id=0,allow_other"
 abort "cannot mount fuse: errno #{Fiddle.last_error}" unless mount.call("dma-spec", directory, "fuse", 0, options).zero?
 
@@ -88,9 +92,7 @@ loop do
     held.each { |unique, offset, length| answer(device, unique, BYTES.byteslice(offset, length) || "") }
     held.clear
   elsif ready.include?(device)
-    request = device.sysread((1 << 20) + 4096)
-    _, opcode, unique, node = request.unpack("LLQQ")
-    serve(device, opcode, unique, node, request.byteslice(40..), held)
+    serve(device, device.sysread((1 << 20) + 4096), held)
   end
 rescue Errno::ENODEV
   break # unmounted

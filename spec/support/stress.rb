@@ -1,9 +1,9 @@
 # frozen_string_literal: true
 
 module Support
-  # GC_STRESS=1 collects the young generation at every allocation inside each example, and everything every few milliseconds from
-  # another thread: whatever somebody forgot to mark dies soon. (Collecting everything at every allocation takes hours.) Loops
-  # are bounded; the bound is printed.
+  # GC_STRESS=1 collects the young generation at every allocation inside each example, and everything every few
+  # milliseconds from another thread: whatever somebody forgot to mark dies soon. (Collecting everything at every
+  # allocation takes hours.) Loops are bounded; the bound is printed.
   module Stress
     ON = ENV["GC_STRESS"] == "1"
     BOUND = Integer(ENV.fetch("GC_STRESS_BOUND", 20))
