@@ -138,5 +138,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.undef_default_alloc_func();
     class.define_method("next", method!(native_next, 0))?;
     class.define_method("close", method!(native_close, 0))?;
+    // Looked up, once and for all, while its name can still be: it is nobody's business outside of File.
+    Stream::class(ruby);
+    let _: Value = file.funcall("private_constant", ("Stream",))?;
     Ok(())
 }
