@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# A file system of one file that reads as a test wants it: late, never, or with an error. Run as a program of its own, so
-# that nothing in the tested process answers its requests:
+# A file system of one file that reads as a test wants it: late, never, or with an error. Run as a program of its own,
+# so that nothing in the tested process answers its requests:
 #
 #   ruby fuse_server.rb DIRECTORY SIZE [hang=OFFSET] [eio=OFFSET]
 #
