@@ -25,7 +25,8 @@ module DMA
     #   @return [:pageable, :locked] whether the kernel may swap the memory out. Locked memory may still move (mlock(2))
 
     # @!attribute [r] huge_bytes
-    #   @return [Integer] bytes that certainly lie in huge pages at this moment; pages come when they are first touched
+    #   @return [Integer] bytes that certainly lie in huge pages at this moment: pages come when they are first touched.
+    #     Of a part of a buffer, there may be more
 
     # @!attribute [r] segments
     #   The physical memory at this moment; pages that were not touched yet are brought in.
