@@ -35,7 +35,9 @@ module Support
     # Runs Ruby code in a process of its own with the library loaded, and returns what it printed.
     def in_ruby(code, *prefix, **environment)
       lib = File.expand_path("../../lib", __dir__)
-      command = [environment.transform_keys(&:to_s), *prefix, RbConfig.ruby, "-I", lib, "-rdma", "-e", code]
+      # A child that hangs is ended: waiting for it could not be interrupted.
+      limit = %w[timeout --signal=KILL 200]
+      command = [environment.transform_keys(&:to_s), *limit, *prefix, RbConfig.ruby, "-I", lib, "-rdma", "-e", code]
       output, status = Open3.capture2e(*command)
       raise "#{status}: #{output}" unless status.success?
 
