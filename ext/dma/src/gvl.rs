@@ -19,9 +19,30 @@ pub fn pass() -> Result<(), Error> {
     .map(drop)
 }
 
-/// Runs `work` without the GVL. It cannot be interrupted, so it must be short or of a bounded time; waits for the disk go through
-/// [`crate::port`]. `Send` keeps Ruby values out of it.
+/// Runs `work` without the GVL. It cannot be interrupted, so it must be short or of a bounded time; waits for the disk go
+/// through [`crate::port`]. `Send` keeps Ruby values out of it.
+///
+/// # Errors
+/// What interrupted the thread before the work began.
 pub fn without<T: Send>(ruby: &Ruby, work: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    let mut work = work;
+    loop {
+        match attempt(work) {
+            Ok(value) => return Ok(value),
+            Err(left) => work = left,
+        }
+        ruby.thread_check_ints()?;
+    }
+}
+
+/// As [`without`], for work that must be done whatever interrupts the thread: with the GVL where an interrupt waits already, which
+/// is raised later, by whoever looks for interrupts next.
+pub fn without_if_possible<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    attempt(work).unwrap_or_else(|work| work())
+}
+
+/// Runs `work` without the GVL, or gives it back where an interrupt waits.
+fn attempt<T: Send, W: FnOnce() -> T + Send>(work: W) -> Result<T, W> {
     struct Call<W, T> {
         work: Option<W>,
         result: Option<thread::Result<T>>,
@@ -35,20 +56,14 @@ pub fn without<T: Send>(ruby: &Ruby, work: impl FnOnce() -> T + Send) -> Result<
         }
         ptr::null_mut()
     }
-    fn enter<W: FnOnce() -> T, T>(call: &mut Call<W, T>) {
-        let data: *mut Call<W, T> = call;
-        let flags = rb_sys::RB_NOGVL_INTR_FAIL as i32;
-        // SAFETY: with INTR_FAIL Ruby does not raise from here, and `call` outlives the call.
-        unsafe { rb_sys::rb_nogvl(Some(run::<W, T>), data.cast(), None, ptr::null_mut(), flags) };
-    }
     let mut call = Call { work: Some(work), result: None };
-    loop {
-        enter(&mut call);
-        match call.result.take() {
-            Some(Ok(value)) => return Ok(value),
-            Some(Err(panic)) => resume_unwind(panic),
-            // An interrupt waited, and the work did not begin.
-            None => ruby.thread_check_ints()?,
-        }
+    let data: *mut Call<W, T> = &mut call;
+    let flags = rb_sys::RB_NOGVL_INTR_FAIL as i32;
+    // SAFETY: with INTR_FAIL Ruby does not raise from here, and `call` outlives the call.
+    unsafe { rb_sys::rb_nogvl(Some(run::<W, T>), data.cast(), None, ptr::null_mut(), flags) };
+    match (call.result, call.work) {
+        (Some(Ok(value)), _) => Ok(value),
+        (Some(Err(panic)), _) => resume_unwind(panic),
+        (None, work) => Err(work.expect("work that did not run is still there")),
     }
 }

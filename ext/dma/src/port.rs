@@ -9,6 +9,7 @@ use magnus::rb_sys::{protect, AsRawValue, FromRawValue};
 use magnus::value::{InnerValue, Opaque};
 use magnus::{prelude::*, Error, Ruby, Value};
 
+use crate::error::OrRaise;
 use crate::gvl;
 
 /// How long an interrupted call waits for the engine to let go of its memory. A disk in order needs a few milliseconds; what a
@@ -75,10 +76,14 @@ impl Port {
         self.event.io()
     }
 
+    fn progress(&mut self, ruby: &Ruby) -> Result<Vec<Outcome>, Error> {
+        self.reader.channel.progress().or_raise(ruby)
+    }
+
     /// Waits for one request.
     pub fn complete(&mut self, ruby: &Ruby, id: u64) -> Result<Outcome, Error> {
         loop {
-            if let Some(outcome) = self.reader.channel.progress().into_iter().find(|outcome| outcome.id == id) {
+            if let Some(outcome) = self.progress(ruby)?.into_iter().find(|outcome| outcome.id == id) {
                 return Ok(outcome);
             }
             self.event.wait(ruby, None)?;
@@ -87,9 +92,8 @@ impl Port {
 
     /// Ends what is in flight: true when no memory is in use any more. Otherwise dropping the port leaves the rest to a
     /// thread that waits.
-    pub fn settle(&mut self, ruby: &Ruby) -> bool {
+    pub fn settle(&mut self) -> bool {
         let channel = &mut self.reader.channel;
-        // A second interrupt while waiting changes nothing: it is raised when the first has been.
-        channel.is_idle() || gvl::without(ruby, || channel.quiesce(GRACE)).unwrap_or(false)
+        channel.is_idle() || gvl::without_if_possible(|| channel.quiesce(GRACE))
     }
 }

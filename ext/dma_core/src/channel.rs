@@ -142,7 +142,13 @@ impl Channel {
     }
 
     /// Reaps completions, pushes what fits, and returns requests that ended, in the order they were submitted or not.
-    pub fn progress(&mut self) -> Vec<Outcome> {
+    ///
+    /// # Errors
+    /// [`Error::Closed`] in the child of a fork, which has the parent's event, and would take its completions' signals.
+    pub fn progress(&mut self) -> Result<Vec<Outcome>> {
+        if !self.is_of_this_process() {
+            return Err(Error::Closed("this transfer belongs to the parent process; begin it anew after fork".into()));
+        }
         self.reap();
         self.push();
         let mut ended = Vec::new();
@@ -153,7 +159,7 @@ impl Channel {
             }
             None => true,
         });
-        ended
+        Ok(ended)
     }
 
     /// Readable when [`Channel::progress`] has something to do.
@@ -164,6 +170,9 @@ impl Channel {
     /// Gives up what was not begun and waits up to `timeout` for what was; true when the engine has let go of all memory.
     /// The channel takes no further requests.
     pub fn quiesce(&mut self, timeout: Duration) -> bool {
+        if !self.is_of_this_process() {
+            return false;
+        }
         let deadline = Instant::now() + timeout;
         self.cancel();
         loop {
@@ -184,7 +193,11 @@ impl Channel {
 
     /// Whether the channel can take requests.
     pub fn is_usable(&self) -> bool {
-        !self.cancelled
+        !self.cancelled && self.is_of_this_process()
+    }
+
+    fn is_of_this_process(&self) -> bool {
+        self.generation == sys::fork_generation()
     }
 
     fn cancel(&mut self) {
@@ -366,7 +379,7 @@ impl Drop for Channel {
     /// last is over new transfers to that memory are refused, so that no late byte spoils them.
     fn drop(&mut self) {
         let Some(mut queue) = self.queue.take() else { return };
-        if self.generation != sys::fork_generation() {
+        if !self.is_of_this_process() {
             // The parent's queue: its locks may be held by threads that are not in this process.
             std::mem::forget(queue);
             return;

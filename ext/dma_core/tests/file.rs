@@ -42,7 +42,7 @@ fn bytes(region: &Region, from: usize, len: usize) -> Vec<u8> {
 
 fn wait(channel: &mut Channel) -> Outcome {
     loop {
-        if let Some(outcome) = channel.progress().pop() {
+        if let Some(outcome) = channel.progress().unwrap().pop() {
             return outcome;
         }
         assert!(sys::wait_readable(channel.event(), Duration::from_secs(60)), "a completion was lost");

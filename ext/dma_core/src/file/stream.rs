@@ -161,9 +161,9 @@ impl Stream {
     /// # Errors
     /// [`Error::Os`] with offset and length where reading failed; every byte before it has been delivered.
     pub fn advance(&mut self) -> Result<Step> {
-        self.take_outcomes();
+        self.take_outcomes()?;
         self.read_ahead()?;
-        self.take_outcomes();
+        self.take_outcomes()?;
         let Some(front) = self.pending.front() else { return self.failed.take().map_or(Ok(Step::End), Err) };
         if front.outcome.is_none() {
             return Ok(Step::Wait);
@@ -185,7 +185,7 @@ impl Stream {
         }
         // The next chunk's read starts before this one is used.
         self.read_ahead()?;
-        self.take_outcomes();
+        self.take_outcomes()?;
         Ok(Step::Chunk(Chunk { region, skip, len: got, offset }))
     }
 
@@ -194,12 +194,13 @@ impl Stream {
         self.reader
     }
 
-    fn take_outcomes(&mut self) {
-        for outcome in self.reader.channel.progress() {
+    fn take_outcomes(&mut self) -> Result<()> {
+        for outcome in self.reader.channel.progress()? {
             if let Some(pending) = self.pending.iter_mut().find(|pending| pending.id == outcome.id) {
                 pending.outcome = Some(outcome);
             }
         }
+        Ok(())
     }
 
     fn read_ahead(&mut self) -> Result<()> {

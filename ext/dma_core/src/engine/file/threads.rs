@@ -15,7 +15,8 @@ use super::Handle;
 use crate::engine::{Completion, Engine, Limits, Op, Path, Queue, Stats};
 use crate::sys;
 
-/// The most worker threads of the process; more operations than this wait their turn.
+/// The most worker threads of the process that carry out what somebody waits for; more operations wait their turn. Threads
+/// that a broken disk holds, with operations that were given up, come on top.
 const MAX_WORKERS: usize = 128;
 /// How long a worker without work stays.
 const KEEP: Duration = Duration::from_secs(10);
@@ -45,7 +46,12 @@ impl Engine for Threads {
     fn queue(&self) -> Result<Box<dyn Queue>, Errno> {
         let done =
             Done { completions: Mutex::new(Vec::new()), event: sys::eventfd()?, cancelled: AtomicBool::new(false) };
-        Ok(Box::new(ThreadQueue { handle: Arc::clone(&self.handle), pushed: Vec::new(), done: Arc::new(done) }))
+        Ok(Box::new(ThreadQueue {
+            handle: Arc::clone(&self.handle),
+            pushed: Vec::new(),
+            in_flight: 0,
+            done: Arc::new(done),
+        }))
     }
 }
 
@@ -53,6 +59,8 @@ impl Engine for Threads {
 struct ThreadQueue {
     handle: Arc<Handle>,
     pushed: Vec<(u32, Op)>,
+    /// Begun, or waiting for a worker, and not reaped.
+    in_flight: usize,
     done: Arc<Done>,
 }
 
@@ -74,6 +82,7 @@ impl Queue for ThreadQueue {
         if self.pushed.is_empty() {
             return;
         }
+        self.in_flight += self.pushed.len();
         let jobs = self.pushed.drain(..).map(|(tag, op)| Job {
             tag,
             op,
@@ -85,9 +94,14 @@ impl Queue for ThreadQueue {
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
         let mut completions = lock(&self.done.completions);
-        if !completions.is_empty() {
+        let count = completions.len();
+        if count > 0 {
             out.append(&mut completions);
             sys::clear(&self.done.event);
+            self.in_flight -= count;
+            if self.done.cancelled.load(SeqCst) {
+                Workers::of_this_process().take_back(count);
+            }
         }
     }
 
@@ -96,7 +110,9 @@ impl Queue for ThreadQueue {
     }
 
     fn cancel(&mut self) {
-        self.done.cancelled.store(true, SeqCst);
+        if !self.done.cancelled.swap(true, SeqCst) {
+            Workers::of_this_process().give_up(self.in_flight);
+        }
     }
 }
 
@@ -140,6 +156,8 @@ struct State {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
+    /// Operations of cancelled queues that are not reaped yet: each may hold a thread.
+    given_up: usize,
 }
 
 impl Workers {
@@ -153,7 +171,7 @@ impl Workers {
                     return workers;
                 }
             }
-            let state = State { jobs: VecDeque::new(), threads: 0, idle: 0 };
+            let state = State { jobs: VecDeque::new(), threads: 0, idle: 0, given_up: 0 };
             let (generation, work) = (sys::fork_generation(), Condvar::new());
             let fresh = Box::into_raw(Box::new(Workers { generation, state: Mutex::new(state), work }));
             if CURRENT.compare_exchange(current, fresh, SeqCst, SeqCst).is_err() {
@@ -170,7 +188,7 @@ impl Workers {
         for _ in 0..wanted.min(state.idle) {
             self.work.notify_one();
         }
-        let more = wanted.saturating_sub(state.idle).min(MAX_WORKERS - state.threads);
+        let more = wanted.saturating_sub(state.idle).min((MAX_WORKERS + state.given_up).saturating_sub(state.threads));
         for _ in 0..more {
             state.threads += 1;
             let started = thread::Builder::new().name("dma-worker".into()).spawn(|| self.serve());
@@ -185,6 +203,16 @@ impl Workers {
             drop(state);
             jobs.into_iter().for_each(Job::run);
         }
+    }
+
+    /// Makes room for what others wait for beside `count` operations that nobody waits for.
+    fn give_up(&'static self, count: usize) {
+        lock(&self.state).given_up += count;
+        self.add(std::iter::empty());
+    }
+
+    fn take_back(&self, count: usize) {
+        lock(&self.state).given_up -= count;
     }
 
     fn serve(&self) {
