@@ -38,9 +38,9 @@ module DMA
 
   # @return [Integer] `value`, if it is one that counts something
   def self.natural(value, name)
-    return value if value.is_a?(Integer) && value >= 0
+    return value if value.is_a?(Integer) && value.between?(0, (1 << 63) - 1)
 
-    raise ArgumentError, "#{name} must be an Integer of 0 or more, not #{value.inspect}"
+    raise ArgumentError, "#{name} must be an Integer in 0..2**63 - 1, not #{value.inspect}"
   end
   private_class_method :natural
 end

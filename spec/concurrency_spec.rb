@@ -35,6 +35,20 @@ RSpec.describe "files among threads, fibers, Ractors and processes" do
     expect(File.binread(target)).to eq Array.new(pieces) { |n| (n % 251).chr * 777 }.join
   end
 
+  it "writes whole lines, and gives each line to one reader, when 8 threads share the position" do
+    target = scratch_file("lines", "")
+    count = rounds(100)
+    DMA::File.open(target, "r+") do |file|
+      Array.new(8) { |id| Thread.new { count.times { |n| file.puts("#{id} #{n} #{"x" * 50}") } } }.each(&:join)
+      written = unstressed { File.readlines(target) }
+      expect(written.size).to eq 8 * count
+      expect(written).to all match(/\A\d \d+ x{50}\n\z/)
+      file.rewind
+      read = Array.new(8) { Thread.new { file.each_line.to_a } }.flat_map(&:value)
+      expect(read.sort).to eq written.sort
+    end
+  end
+
   it "lets other fibers run while one waits, and many fibers share a file" do
     hanging = fuse_file(size, hang: 3_000_000)
     DMA::File.open(hanging) do |file|
@@ -70,6 +84,21 @@ RSpec.describe "files among threads, fibers, Ractors and processes" do
         end.map(&:wait)
       end.wait
       expect(digests).to eq [Digest::SHA256.hexdigest(bytes)] * 3
+    end
+  end
+
+  it "ends a wait that the scheduler ends, as async does for with_timeout" do
+    pool = DMA::Pool.new(count: 1, size: 4096)
+    pool.checkout do
+      Async do |task|
+        expect { task.with_timeout(0.01) { pool.checkout } }.to raise_error(DMA::TimeoutError, /scheduler/)
+      end
+    end
+    DMA::File.open(fuse_file(size, hang: 0), direct: false) do |file|
+      Async do |task|
+        expect { task.with_timeout(0.01) { file.pread(10, 0) } }.to raise_error(DMA::TimeoutError, /scheduler/)
+      end
+      release_reads
     end
   end
 
@@ -142,6 +171,29 @@ RSpec.describe "files among threads, fibers, Ractors and processes" do
       end
       expect(digest.hexdigest).to eq Digest::SHA256.hexdigest(bytes)
       expect(children).to all match(/DMA::ClosedError.*parent process/)
+    end
+  end
+
+  it "takes no completion of the parent's in a child that leaves the block of each_chunk" do
+    DMA::File.open(path, depth: 4) do |file|
+      rounds(20).times do
+        seen = 0
+        file.each_chunk(100_000, offset: 0) do |chunk, _|
+          seen += chunk.size
+          child = fork
+          unless child
+            Process.setproctitle("child")
+            break exit!(0) if seen > 300_000
+
+            raise SystemExit # runs the ensure blocks, close among them
+          end
+          Process.wait(child)
+          break if seen > 400_000
+        end
+      rescue SystemExit
+        exit!(0) # the child
+      end
+      expect(file.pread(10, 0)).to eq bytes[0, 10]
     end
   end
 

@@ -76,7 +76,7 @@ RSpec.describe DMA::File do
       expect { open_file(engine: :steam) }.to raise_error(ArgumentError, /:steam is none of :auto, :threads/)
       expect { open_file(depth: 0) }.to raise_error(ArgumentError, /depth: 0 is not in 1\.\.1024/)
       expect { open_file(depth: 1025) }.to raise_error(ArgumentError, /1025/)
-      expect { open_file(depth: -1) }.to raise_error(ArgumentError, /depth must be an Integer of 0 or more, not -1/)
+      expect { open_file(depth: -1) }.to raise_error(ArgumentError, /depth must be an Integer in 0..2\*\*63 - 1, not -1/)
     end
 
     it "names the file that is not there, and that may not be opened" do
@@ -414,12 +414,19 @@ RSpec.describe DMA::File do
     it "refuses sizes and depths that make no sense, with the figures" do
       open_file do |file|
         expect { file.each_chunk(0) { nil } }.to raise_error(ArgumentError, /chunks of 0 bytes/)
-        expect { file.each_chunk(10, depth: 0) { nil } }.to raise_error(ArgumentError, /0 ahead/)
+        expect { file.each_chunk(10, depth: 0) { nil } }.to raise_error(ArgumentError, /depth: 0 is not in 1\.\.1024/)
         expect { file.each_chunk(-1) { nil } }.to raise_error(ArgumentError, /-1/)
         expect { file.each_chunk(10, length: -1) { nil } }.to raise_error(ArgumentError, /-1/)
         expect { file.each_chunk(10, depth: -1) { nil } }.to raise_error(ArgumentError, /-1/)
         expect { file.each_chunk(10, offset: -1) { nil } }.to raise_error(ArgumentError, /-1/)
       end
+    end
+
+    it "ends with an error when its block closes the file" do
+      seen = 0
+      file = open_file
+      expect { file.each_chunk(1000) { (seen += 1) && file.close } }.to raise_error(DMA::ClosedError, /was closed/)
+      expect(seen).to eq(1)
     end
 
     it "takes any size: a chunk is no larger than the file" do
@@ -527,5 +534,30 @@ RSpec.describe DMA::File do
         expect(file.pos).to eq(997 * rounds(300))
       end
     end
+  end
+end
+
+RSpec.describe DMA::File do
+  it "writes the bytes of a buffer, not its name, wherever a String is taken" do
+    target = scratch_file("out", "")
+    buffer = DMA::Buffer.new(5).tap { |memory| memory.set_string("\xFF\x00abc".b) }
+    described_class.open(target, "w:UTF-8") do |file|
+      expect(file.write(buffer)).to eq(5)
+      expect(file.write(buffer.view(2), "é")).to eq(5)
+      expect(file.pwrite(buffer.slice(4), 20)).to eq(1)
+      expect((file << buffer).syswrite(buffer)).to eq(5)
+    end
+    expect(File.binread(target)).to eq("\xFF\0abcabc\xC3\xA9\xFF\0abc\xFF\0abcc".b)
+  end
+
+  it "says what is no buffer, and no mode" do
+    described_class.open(scratch_file("file", "bytes"), "r+") do |file|
+      [nil, "String", IO::Buffer.new(10)].each do |other|
+        expect { file.read_into(other) }.to raise_error(TypeError, /is no DMA::Buffer; DMA::Buffer.wrap/)
+        expect { file.write_from(other) }.to raise_error(TypeError, /is no DMA::Buffer; DMA::Buffer.wrap/)
+      end
+    end
+    expect { described_class.open(scratch_file("file"), :w) }.to raise_error(TypeError, /mode :w/)
+    described_class.open(scratch_file("file"), nil) { |file| expect(file.read).to eq("bytes") }
   end
 end

@@ -81,6 +81,36 @@ RSpec.describe "interrupting a transfer" do
     expect($CHILD_STATUS).to be_success
   end
 
+  it "loses no exception that comes while what was read ahead is given up" do
+    other = unstressed { scratch_file("other", sample(4 << 20)) }
+    DMA::File.open(other) do |file|
+      rounds(50).times do
+        started = Queue.new
+        thread = Thread.new do
+          loop do
+            started << true
+            file.each_chunk(65_536, offset: 0) { |chunk, _| break if chunk.size.positive? }
+          end
+        end
+        thread.report_on_exception = false
+        3.times { started.pop }
+        thread.raise(ArgumentError, "hit")
+        expect { thread.join(60) || raise("the exception was lost") }.to raise_error(ArgumentError, "hit")
+      end
+    end
+  end
+
+  it "leaves workers to others, however many a broken disk holds" do
+    healthy = scratch_file("healthy", "bytes")
+    files = Array.new(rounds(150)) { DMA::File.open(path, direct: true) }
+    files.each do |file|
+      thread = waiting { file.read_into(DMA::Buffer.new(64), offset: 1_500_000) }
+      thread.kill.join
+    end
+    expect(DMA.read(healthy).get_string).to eq "bytes"
+    release_reads
+  end
+
   it "goes on waiting after Thread#wakeup" do
     DMA::File.open(path) do |file|
       thread = waiting { file.pread(size, 0) }

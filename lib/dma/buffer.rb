@@ -305,5 +305,6 @@ module DMA
       format("#<%<class>s 0x%<address>x+%<size>d %<residency>s>",
              class: self.class, address: address, size: size, residency: residency)
     end
+    alias to_s inspect
   end
 end

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require_relative "file/exclusive"
 require_relative "file/mode"
 require_relative "file/reading"
 require_relative "file/writing"
@@ -62,7 +63,7 @@ module DMA
           raise ArgumentError, "engine: #{engine.inspect} is none of :auto, :threads"
         end
 
-        mode = Mode.parse(mode)
+        mode = Mode.parse(mode || "r")
         path = path.respond_to?(:to_path) ? path.to_path : path
         file = native_open(path, mode.flags, perm, direct, DMA.__send__(:natural, depth, "depth"))
         file.__send__(:setup, path, mode)
@@ -92,10 +93,10 @@ module DMA
     # @raise [BusyError] while an interrupted transfer still holds the buffer
     def read_into(buffer, offset: nil)
       readable
-      at = offset ? DMA.__send__(:natural, offset, "offset") : settle
-      bytes = native_read_into(buffer, buffer.size, at)
-      forget(at + bytes) unless offset
-      bytes
+      memory(buffer)
+      return native_read_into(buffer, buffer.size, DMA.__send__(:natural, offset, "offset")) if offset
+
+      moving { |at| native_read_into(buffer, buffer.size, at) }
     end
 
     # Writes a buffer to the file, without a copy where all is aligned.
@@ -107,24 +108,26 @@ module DMA
     # @raise [SystemCallError] with offset, length, and how many bytes are safe in the file
     def write_from(buffer, offset: nil, length: nil)
       writable
+      memory(buffer)
       length = length ? DMA.__send__(:natural, length, "length") : buffer.size
-      at = offset ? DMA.__send__(:natural, offset, "offset") : settle
+      return moving { |at| native_write_from(buffer, length, at) } unless offset
+
+      DMA.__send__(:natural, offset, "offset")
       begin
-        bytes = native_write_from(buffer, length, at)
+        native_write_from(buffer, length, offset)
       ensure
-        overwritten(at, length)
+        overwritten(offset, length)
       end
-      forget(at + bytes) unless offset
-      bytes
     end
 
     # Passes the file in chunks, reading ahead. Each buffer is valid inside the block only, unless it is
-    # {Buffer#retain}ed; its memory is then used again.
+    # {Buffer#retain}ed; its memory is then used again. So `to_a`, `each_slice` and `next` of the Enumerator give
+    # buffers that are over, where `map`, `with_index` and `lazy` give each its turn.
     #
-    # @param size [Integer] bytes of a chunk; the last may be shorter
+    # @param size [Integer] bytes of a chunk, 1 or more; the last may be shorter
     # @param offset [Integer, nil] where to begin; nil: at the position, which moves on
     # @param length [Integer, nil] how many bytes; nil: to the end
-    # @param depth [Integer] how many chunks are under way while the block runs
+    # @param depth [Integer] how many chunks are under way while the block runs, 1..1024
     # @yieldparam buffer [Buffer]
     # @yieldparam offset [Integer] of the chunk in the file
     # @return [self, Enumerator]
@@ -134,6 +137,9 @@ module DMA
 
       readable
       { size: size, length: length || 0, depth: depth }.each { |name, n| DMA.__send__(:natural, n, name) }
+      raise ArgumentError, "chunks of #{size} bytes never come to an end; give 1 or more" if size.zero?
+      raise ArgumentError, "depth: #{depth} is not in 1..1024" unless depth.between?(1, 1024)
+
       from = offset ? DMA.__send__(:natural, offset, "offset") : settle
       stream = native_stream(size, from, length, depth)
       begin
@@ -205,6 +211,7 @@ module DMA
       @depth = native_depth
       @encoding = mode.encoding
       @lineno = 0
+      @lock = Thread::Mutex.new
       forget(0)
       skip_mark if mode.bom && mode.readable?
     end
@@ -218,7 +225,14 @@ module DMA
         ensure
           buffer.__send__(:native_release)
         end
+        readable # the block may have closed the file
       end
+    end
+
+    def memory(buffer)
+      return if buffer.is_a?(Buffer)
+
+      raise TypeError, "#{buffer.class} is no DMA::Buffer; DMA::Buffer.wrap makes one of an IO::Buffer or a pointer"
     end
 
     # The whole of a file, or a part, in a buffer of its own.

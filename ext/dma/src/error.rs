@@ -7,6 +7,7 @@ static ALIGNMENT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "Alignment
 static BUSY: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "BusyError"));
 static CLOSED: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "ClosedError"));
 static LOCK_LIMIT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "LockLimitError"));
+static TIMEOUT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "TimeoutError"));
 static UNSUPPORTED: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "UnsupportedError"));
 
 fn class(ruby: &Ruby, name: &str) -> ExceptionClass {
@@ -60,4 +61,9 @@ pub fn closed(ruby: &Ruby, message: impl Into<String>) -> Error {
 /// A BusyError.
 pub fn busy(ruby: &Ruby, message: impl Into<String>) -> Error {
     Error::new(BUSY.get_inner_with(ruby), message.into())
+}
+
+/// A TimeoutError.
+pub fn timed_out(ruby: &Ruby, message: impl Into<String>) -> Error {
+    Error::new(TIMEOUT.get_inner_with(ruby), message.into())
 }

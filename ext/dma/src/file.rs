@@ -63,10 +63,10 @@ impl File {
         Port::new(ruby, channel)
     }
 
-    /// Takes a port back, for the next use if it is in order. True when none of the memory it used is in use any more.
-    pub fn give_back(&self, mut port: Port) -> bool {
+    /// Takes a port back, for the next use if it was `good` and is in order. True when none of the memory it used is in use any more.
+    pub fn give_back(&self, mut port: Port, good: bool) -> bool {
         let settled = port.settle();
-        if settled && port.reader.channel.is_usable() && lock(&self.file).is_some() {
+        if settled && good && port.reader.channel.is_usable() && lock(&self.file).is_some() {
             port.reader.trim();
             let mut idle = lock(&self.idle);
             if idle.len() < IDLE_PORTS {
@@ -94,7 +94,7 @@ impl File {
         let mut port = self.port(ruby, &file)?;
         let submitted = port.reader.channel.submit(Request { direction, offset, span, whole: false }).or_raise(ruby);
         let result = submitted.and_then(|id| port.complete(ruby, id));
-        if !self.give_back(port) && buffer.is_foreign() {
+        if !self.give_back(port, result.is_ok()) && buffer.is_foreign() {
             // Its owner would free it under the engine.
             ruby.gc_register_mark_object(buffer);
         }
@@ -185,7 +185,7 @@ fn native_read_string(
     let len = if whole { chunk as u64 } else { len };
     let mut active = this.active(ruby, (offset, len), chunk, this.depth as usize, whole)?;
     let result = active.append_to(ruby, out);
-    this.give_back(active.into_port());
+    this.give_back(active.into_port(), result.is_ok());
     result
 }
 
@@ -214,7 +214,7 @@ fn native_write_string(ruby: &Ruby, this: &File, string: RString, offset: u64, w
             break moved;
         }
     };
-    this.give_back(port);
+    this.give_back(port, result.is_ok());
     result.map(|()| done)
 }
 
@@ -261,7 +261,7 @@ fn native_sync(ruby: &Ruby, this: &File, data_only: bool) -> Result<(), Error> {
     let mut port = this.port(ruby, &file)?;
     let id = port.reader.channel.flush(data_only);
     let result = port.complete(ruby, id);
-    this.give_back(port);
+    this.give_back(port, result.is_ok());
     match result?.error {
         None => Ok(()),
         Some(errno) => Err(raise(ruby, &file.error(errno, "make durable what was written to"))),

@@ -9,7 +9,7 @@ use magnus::{function, gc, method, prelude::*, DataTypeFunctions, Error, RModule
 
 use crate::buffer::{account, huge_from, lock_from, with_memory, Buffer, Size};
 use crate::error::OrRaise;
-use crate::port::Event;
+use crate::port::{scheduled, Event};
 
 /// After how long a waiting checkout first looks for buffers that were dropped, which only the GC finds; then after twice as
 /// long, and so on: where buffers come back without it, a GC would only cost.
@@ -98,7 +98,7 @@ fn native_checkout(ruby: &Ruby, this: &Pool, timeout: Option<f64>) -> Result<Opt
     let result = wait(ruby, this, &waiter, event, deadline);
     this.pool.leave(&waiter);
     let mut idle = this.idle();
-    if idle.len() < IDLE_WAITERS {
+    if result.is_ok() && idle.len() < IDLE_WAITERS {
         idle.push((waiter, event));
     }
     drop(idle);
@@ -117,11 +117,13 @@ fn wait(
         if let Some(region) = this.pool.checkout_in_turn(waiter).or_raise(ruby)? {
             return Ok(Some(region));
         }
-        let left = deadline.map_or(pause, |deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_zero() {
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
             return Ok(None);
         }
-        if event.wait(ruby, Some(left.min(pause)))? {
+        // Under a scheduler without a break: one that ends a wait of its own accord could not be told from a pause that is over.
+        let slice = if scheduled() { left } else { Some(left.map_or(pause, |left| left.min(pause))) };
+        if event.wait(ruby, slice)? {
             continue;
         }
         ruby.gc_start();

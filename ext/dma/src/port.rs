@@ -1,15 +1,15 @@
 //! A channel as a Ruby thread or fiber uses it: submit, wait without the GVL or through the Fiber scheduler, let go.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dma_core::channel::{Channel, Outcome};
 use dma_core::file::Reader;
 use magnus::rb_sys::{protect, AsRawValue, FromRawValue};
 use magnus::value::{InnerValue, Opaque};
-use magnus::{prelude::*, Error, Ruby, Value};
+use magnus::{kwargs, prelude::*, Error, Ruby, Value};
 
-use crate::error::OrRaise;
+use crate::error::{timed_out, OrRaise};
 use crate::gvl;
 
 /// How long an interrupted call waits for the engine to let go of its memory. A disk in order needs a few milliseconds; what a
@@ -30,8 +30,9 @@ pub struct Event(Opaque<Value>);
 impl Event {
     /// Wraps `fd`, which must stay open as long as the event is waited for.
     pub fn new(ruby: &Ruby, fd: BorrowedFd<'_>) -> Result<Event, Error> {
-        let io: Value = ruby.class_io().funcall("for_fd", (fd.as_raw_fd(), "r"))?;
-        let _: Value = io.funcall("autoclose=", (false,))?;
+        // In one call: interrupted between two, the IO object would close the descriptor once more, whoever has it by then.
+        let borrowed = kwargs!(ruby, "autoclose" => false);
+        let io: Value = ruby.class_io().funcall("for_fd", (fd.as_raw_fd(), "r", borrowed))?;
         Ok(Event(io.into()))
     }
 
@@ -41,8 +42,10 @@ impl Event {
     }
 
     /// Waits until the descriptor is readable; false after `timeout`. Under a Fiber scheduler other fibers run meanwhile,
-    /// otherwise other threads. Whatever interrupts the thread comes out as the error.
+    /// otherwise other threads. Whatever interrupts the thread comes out as the error; so does a scheduler that gives up
+    /// early, which is how some (async 1.30) tell of a timeout of their own.
     pub fn wait(self, ruby: &Ruby, timeout: Option<Duration>) -> Result<bool, Error> {
+        let started = Instant::now();
         let io = self.0.get_inner_with(ruby);
         let seconds = timeout.map(|timeout| ruby.float_from_f64(timeout.as_secs_f64()));
         let seconds = seconds.map_or_else(|| ruby.qnil().as_value(), |seconds| seconds.as_value());
@@ -50,8 +53,20 @@ impl Event {
         // SAFETY: valid values; the call may raise, which `protect` catches.
         let ready = protect(|| unsafe { rb_sys::rb_io_wait(io.as_raw(), readable.as_raw(), seconds.as_raw()) })?;
         // SAFETY: rb_io_wait returns a Ruby value.
-        Ok(unsafe { Value::from_raw(ready) }.to_bool())
+        let ready = unsafe { Value::from_raw(ready) }.to_bool();
+        // Clocks of schedulers need not agree with ours to the last bit.
+        let early = timeout.is_none_or(|timeout| started.elapsed() + Duration::from_millis(2) < timeout);
+        if !ready && early && scheduled() {
+            return Err(timed_out(ruby, "the Fiber scheduler ended the wait before its time"));
+        }
+        Ok(ready)
     }
+}
+
+/// Whether a Fiber scheduler runs this fiber.
+pub fn scheduled() -> bool {
+    // SAFETY: called with the GVL, by a Ruby thread.
+    unsafe { Value::from_raw(rb_sys::rb_fiber_scheduler_current()) }.to_bool()
 }
 
 impl Port {

@@ -126,7 +126,7 @@ fn native_close(ruby: &Ruby, this: &Stream) {
     if let State::Open(active) = taken {
         let file = this.file.get_inner_with(ruby);
         if let Ok(file) = <&File>::try_convert(file) {
-            file.give_back(active.into_port());
+            file.give_back(active.into_port(), true);
         }
     }
 }

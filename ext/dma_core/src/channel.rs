@@ -76,6 +76,9 @@ struct State {
     /// Parts not pushed yet, as (position, length).
     todo: VecDeque<(usize, usize)>,
     in_flight: usize,
+    /// A part of which the aligned operation around it brought nothing, though the device says that there is more: it is asked
+    /// for as it is, and what comes then is the truth.
+    exact: Option<usize>,
     /// Where the device ends, as far as is known.
     end: usize,
     error: Option<(usize, Errno)>,
@@ -137,7 +140,15 @@ impl Channel {
     fn add(&mut self, work: Work, len: usize) -> u64 {
         self.next_id += 1;
         let todo = if len == 0 { VecDeque::new() } else { VecDeque::from([(0, len)]) };
-        self.requests.push_back(State { id: self.next_id, work, todo, in_flight: 0, end: len, error: None });
+        self.requests.push_back(State {
+            id: self.next_id,
+            work,
+            todo,
+            in_flight: 0,
+            exact: None,
+            end: len,
+            error: None,
+        });
         self.next_id
     }
 
@@ -218,7 +229,9 @@ impl Channel {
                         (Op::Flush { data_only: *data_only }, Piece::straight(len), None, None)
                     }
                     Work::Transfer(request) => {
-                        let piece = request.piece(position, len, self.limits);
+                        let exact = state.exact == Some(position);
+                        let piece =
+                            if exact { Piece::straight(len) } else { request.piece(position, len, self.limits) };
                         match request.operation(position, piece, &mut self.bounces) {
                             Ok((op, bounce)) => (op, piece, bounce, Some(Arc::clone(request.span.region()))),
                             Err(errno) => {
@@ -354,6 +367,7 @@ impl State {
                 // A write that neither moves a byte nor says why would be tried for ever.
                 self.fail(*position, Errno::EIO);
             } else {
+                self.exact = (useful == 0).then_some(short);
                 self.todo.push_front((short, piece.take - useful));
             }
         }

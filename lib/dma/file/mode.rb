@@ -7,6 +7,7 @@ module DMA
     Mode = Struct.new(:flags, :encoding, :binary, :bom, keyword_init: true) do
       def self.parse(mode)
         return of_flags(mode) if mode.is_a?(Integer)
+        raise TypeError, "mode #{mode.inspect} is neither a String nor flags" unless mode.respond_to?(:to_str)
 
         marks, encoding = mode.to_str.split(":", 2)
         kind, *marks = marks.to_s.chars

@@ -7,6 +7,8 @@ module DMA
     # The reading half of an IO, by IO's rules: bytes and the position. Small reads are served from bytes read ahead,
     # {FILL} at a time.
     module Reading
+      extend Exclusive
+
       include Text
 
       # Bytes that a small read asks of the kernel at once.
@@ -117,7 +119,11 @@ module DMA
         readable
         waiting.zero? && fill.zero?
       end
-      alias eof eof?
+
+      # @return [Boolean] {#eof?}
+      def eof
+        eof?
+      end
 
       # @return [Integer] the position
       def pos
@@ -214,6 +220,14 @@ module DMA
         @next
       end
 
+      # Runs the block with the position, and moves it by the bytes that the block says were transferred.
+      def moving
+        at = settle
+        bytes = yield at
+        forget(at + bytes)
+        bytes
+      end
+
       # Drops what was read ahead if it is what was written now.
       def overwritten(offset, length)
         settle if offset < @next && offset + length > @next - @ahead.bytesize
@@ -288,6 +302,8 @@ module DMA
         else raise ArgumentError, "whence #{whence.inspect} is none of IO::SEEK_SET, IO::SEEK_CUR, IO::SEEK_END"
         end
       end
+
+      exclusive :read, :readpartial, :read_nonblock, :sysread, :getbyte, :ungetbyte, :eof?, :seek, :moving
     end
   end
 end

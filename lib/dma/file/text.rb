@@ -4,6 +4,8 @@ module DMA
   class File
     # What an IO adds to bytes: lines, characters and their encoding.
     module Text
+      extend Exclusive
+
       # The most bytes of a character in any encoding.
       LONGEST = 16
       private_constant :LONGEST
@@ -272,6 +274,8 @@ module DMA
           @cursor += skipped.bytesize
         end
       end
+
+      exclusive :gets, :getc, :ungetc
     end
   end
 end

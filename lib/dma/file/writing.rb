@@ -27,26 +27,30 @@ module DMA
       end
       private_constant :Parts
 
-      # Writes at the position, which moves on. Converts to the external encoding, where one was given.
-      # @param objects [Array<#to_s>]
+      # Writes at the position, which moves on. Converts Strings to the external encoding, where one was given.
+      # @param objects [Array<Buffer, IO::Buffer, #to_s>] a single {Buffer} is written as {File#write_from} does
       # @return [Integer] bytes written: all of them
       # @raise [SystemCallError] with offset, length, and how many bytes are safe in the file; the position stays, so
       #   that the call can be made again
       # @raise [IOError] opened for reading only
       def write(*objects)
         writable
-        strings = objects.map { |object| converted(object.to_s) }
+        return write_from(objects.first) if objects.size == 1 && objects.first.is_a?(Buffer)
+
+        strings = objects.map { |object| converted(object) }
         advance(strings.size == 1 ? strings.first : strings.map(&:b).join, whole: false)
       end
 
       # Writes at an offset; the position stays.
-      # @param string [#to_s]
+      # @param object [Buffer, IO::Buffer, #to_s]
       # @param offset [Integer]
       # @return [Integer] bytes written: all of them
       # @raise [SystemCallError] see {#write}
-      def pwrite(string, offset)
+      def pwrite(object, offset)
         writable
-        string = string.to_s
+        return write_from(object, offset: offset) if object.is_a?(Buffer)
+
+        string = plain(object)
         DMA.__send__(:natural, offset, "offset")
         begin
           put(string, offset, false)
@@ -57,12 +61,12 @@ module DMA
 
       # Writes at the position with one request to the kernel: direct where all of it is aligned, through the page cache
       # otherwise.
-      # @param string [#to_s]
-      # @return [Integer] bytes written, which may be fewer than the string has
+      # @param object [Buffer, IO::Buffer, #to_s]
+      # @return [Integer] bytes written, which may be fewer than there are
       # @raise [SystemCallError]
-      def syswrite(string)
+      def syswrite(object)
         writable
-        advance(string.to_s, whole: true)
+        advance(plain(object), whole: true)
       end
 
       # {#write}, returning the file.
@@ -116,15 +120,19 @@ module DMA
         raise IOError, "#{path} is not opened for writing; open it with \"r+\", \"w\" or \"w+\""
       end
 
-      def converted(string)
-        @encoding && @encoding != Encoding::BINARY ? string.encode(@encoding) : string
+      # Bytes that have an encoding or none: those of a buffer have none.
+      def plain(object)
+        object.is_a?(Buffer) || object.is_a?(IO::Buffer) ? object.get_string : object.to_s
+      end
+
+      def converted(object)
+        return plain(object) if object.is_a?(Buffer) || object.is_a?(IO::Buffer)
+
+        @encoding && @encoding != Encoding::BINARY ? object.to_s.encode(@encoding) : object.to_s
       end
 
       def advance(string, whole:)
-        at = settle
-        bytes = put(string, at, whole)
-        forget(at + bytes)
-        bytes
+        moving { |at| put(string, at, whole) }
       end
 
       # A copy of its own (which shares the bytes until somebody changes them): other threads run while it is written.

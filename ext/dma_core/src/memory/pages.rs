@@ -99,7 +99,7 @@ impl Pages {
         if huge == Huge::Require {
             options.huge(Some(21)); // log2 of 2 MiB
         }
-        let map: MmapRaw = options.map_anon().map_err(|e| map_error(&e, size, huge))?.into();
+        let map: MmapRaw = options.map_anon().map_err(|e| map_error(&e, layout))?.into();
         let first = map.as_mut_ptr() as usize;
         let start = first.next_multiple_of(align);
         // SAFETY: the range lies in the new mapping, and no advice given here changes what this process reads from it.
@@ -277,12 +277,13 @@ pub(super) fn check_alignment(align: usize) -> Result<()> {
     Err(Error::Alignment(format!("alignment {align} is not a power of two")))
 }
 
-fn map_error(error: &std::io::Error, size: usize, huge: Huge) -> Error {
+fn map_error(error: &std::io::Error, Layout { size, align, huge }: Layout) -> Error {
+    let what = format!("cannot map {size} bytes aligned to {align}");
     let hint = match huge {
-        Huge::Require => " of reserved huge pages; reserve more (sysctl vm.nr_hugepages), or use huge: :auto",
+        Huge::Require => " in reserved huge pages; reserve more (sysctl vm.nr_hugepages), or use huge: :auto",
         _ => "",
     };
-    Error::os(errno(error), format!("cannot map {size} bytes{hint}"))
+    Error::os(errno(error), format!("{what}{hint}"))
 }
 
 #[cfg(test)]
