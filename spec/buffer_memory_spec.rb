@@ -40,7 +40,7 @@ RSpec.describe DMA::Buffer do
 
     it "refuses sizes and alignments that no memory has" do
       [-1, 1.5, "1", nil, 2**63, 2**64].each do |size|
-        expect { described_class.new(size) }.to raise_error(ArgumentError, /size must be an Integer in 0\.\.2\*\*63 - 1/)
+        expect { described_class.new(size) }.to raise_error(ArgumentError, /size must be an Integer in 0\.\./)
       end
       expect { described_class.new((2**63) - 1) }.to raise_error(ArgumentError, /do not fit the address space/)
       [2**63, 2**64, -1, nil].each do |align|

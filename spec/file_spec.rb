@@ -76,7 +76,7 @@ RSpec.describe DMA::File do
       expect { open_file(engine: :steam) }.to raise_error(ArgumentError, /:steam is none of :auto, :threads/)
       expect { open_file(depth: 0) }.to raise_error(ArgumentError, /depth: 0 is not in 1\.\.1024/)
       expect { open_file(depth: 1025) }.to raise_error(ArgumentError, /1025/)
-      expect { open_file(depth: -1) }.to raise_error(ArgumentError, /depth must be an Integer in 0..2\*\*63 - 1, not -1/)
+      expect { open_file(depth: -1) }.to raise_error(ArgumentError, /depth must be an Integer in 0.*, not -1/)
     end
 
     it "names the file that is not there, and that may not be opened" do

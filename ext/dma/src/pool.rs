@@ -14,6 +14,9 @@ use crate::port::{scheduled, Event};
 /// After how long a waiting checkout first looks for buffers that were dropped, which only the GC finds; then after twice as
 /// long, and so on: where buffers come back without it, a GC would only cost.
 const COLLECT: Duration = Duration::from_millis(10);
+/// The first time under a Fiber scheduler: one that ends a wait by a timeout of its own could not be told from a pause that is
+/// over at the same moment, so that the pauses must not be what people choose for timeouts.
+const COLLECT_SCHEDULED: Duration = Duration::from_millis(1237);
 const COLLECT_AT_LAST: Duration = Duration::from_secs(10);
 /// Whoever is in front and has not come for a free buffer in so long is a fiber that nobody resumes any more.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -112,7 +115,7 @@ fn wait(
     event: Event,
     deadline: Option<Instant>,
 ) -> Result<Option<Arc<Region>>, Error> {
-    let mut pause = COLLECT;
+    let mut pause = if scheduled() { COLLECT_SCHEDULED } else { COLLECT };
     loop {
         if let Some(region) = this.pool.checkout_in_turn(waiter).or_raise(ruby)? {
             return Ok(Some(region));
@@ -121,9 +124,7 @@ fn wait(
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(None);
         }
-        // Under a scheduler without a break: one that ends a wait of its own accord could not be told from a pause that is over.
-        let slice = if scheduled() { left } else { Some(left.map_or(pause, |left| left.min(pause))) };
-        if event.wait(ruby, slice)? {
+        if event.wait(ruby, Some(left.map_or(pause, |left| left.min(pause))))? {
             continue;
         }
         ruby.gc_start();
