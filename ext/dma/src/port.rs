@@ -15,6 +15,9 @@ use crate::gvl;
 /// How long an interrupted call waits for the engine to let go of its memory. A disk in order needs a few milliseconds; what a
 /// broken one keeps longer stays refused to other transfers until it is done.
 const GRACE: Duration = Duration::from_millis(100);
+/// How long it waits with the GVL first, which a disk in order seldom outlasts: while other threads run, one of them may raise into
+/// a thread that is being killed, whereupon Ruby (3.1) forgets the kill. Timeout's does so.
+const BRIEF: Duration = Duration::from_millis(2);
 
 /// A reader with the Ruby IO object that its completions are waited for on.
 pub struct Port {
@@ -109,6 +112,6 @@ impl Port {
     /// thread that waits.
     pub fn settle(&mut self) -> bool {
         let channel = &mut self.reader.channel;
-        channel.is_idle() || gvl::without_if_possible(|| channel.quiesce(GRACE))
+        channel.is_idle() || channel.quiesce(BRIEF) || gvl::without_if_possible(|| channel.quiesce(GRACE))
     }
 }
