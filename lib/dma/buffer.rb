@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 module DMA
-  # Page-aligned memory outside Ruby's heap, for the kernel and devices to read and write in place. Its methods are
-  # those of IO::Buffer; Strings are always copies, because a String that aliased this memory would outlive it
+  # Page-aligned memory outside Ruby's heap, for the kernel and devices to read and write in place. It has the
+  # vocabulary of IO::Buffer; Strings are always copies, because a String that aliased this memory would outlive it
   # (substrings and hash keys share the address and nothing else). Freezing a buffer does not protect its bytes.
   #
   # A child of fork finds a buffer of its parent closed. Memory that a transfer uses is never given back before it is

@@ -55,7 +55,7 @@ module DMA
         o.separator("\nReads files through aligned memory, past the page cache where the file system can.\n\n")
         o.on("--chunk SIZE", "bytes of one request, with K, M or G (1M)") { |size| @chunk = bytes_of(size) }
         o.on("--depth COUNT", OptionParser::DecimalInteger, "chunks read ahead, 1 to 1024 (8)") do |depth|
-          @depth = depth.between?(1, 1024) ? depth : raise(OptionParser::InvalidArgument, depth.to_s)
+          @depth = depth.between?(1, 1024) ? depth : raise(OptionParser::InvalidArgument, "#{depth} (1 to 1024)")
         end
         o.on("--buffered", "read and write through the page cache") { @direct = false }
         o.on("--output PATH", "where to write all that was read; - is stdout") { |path| @output = path }
@@ -73,12 +73,14 @@ module DMA
     def bytes_of(size)
       match = /\A(\d+)([KMG]?)\z/i.match(size)
       bytes = match ? match[1].to_i * UNITS.fetch(match[2].upcase) : 0
-      bytes.between?(1, 1 << 62) ? bytes : raise(OptionParser::InvalidArgument, size)
+      return bytes if bytes.between?(1, 1 << 62)
+
+      raise OptionParser::InvalidArgument, "#{size} (a number of bytes, with K, M or G behind it for more)"
     end
 
     # Only the whole name: OptionParser would complete sha3, which is another one, to sha384.
     def digest_of(name)
-      DIGESTS.include?(name) ? name : raise(OptionParser::InvalidArgument, name)
+      DIGESTS.include?(name) ? name : raise(OptionParser::InvalidArgument, "#{name} (#{DIGESTS.join(", ")})")
     end
 
     # @return [Integer] the exit status
