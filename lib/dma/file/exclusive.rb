@@ -11,6 +11,7 @@ module DMA
         names.each do |name|
           plain = instance_method(name)
           shown = private_method_defined?(name) ? :private : :public
+          remove_method(name) # what is redefined is warned of
           define_method(name) do |*arguments, **options, &block|
             next plain.bind_call(self, *arguments, **options, &block) if @lock.owned?
 
