@@ -26,6 +26,8 @@ struct Device {
     broken: Option<u64>,
     /// Completions are held back while set.
     stuck: bool,
+    /// It never says where it ends: only a read of nothing does.
+    vague: bool,
     served: usize,
     longest: usize,
     event: Arc<EventFd>,
@@ -47,6 +49,7 @@ impl Fake {
             script,
             broken,
             stuck: false,
+            vague: false,
             served: 0,
             longest: 0,
             event: Arc::new(sys::eventfd().unwrap()),
@@ -78,7 +81,7 @@ impl Queue for FakeQueue {
     fn push(&mut self, tag: u32, op: Op) {
         let mut device = self.device.lock().unwrap();
         device.longest = device.longest.max(self.pushed.len() + 1);
-        if let Op::Read { offset, span } = &op {
+        if let (Op::Read { offset, span }, false) = (&op, device.vague) {
             assert_eq!(offset % self.limits.granule, 0, "a read that is not aligned reached the engine");
             assert_eq!(span.len() as u64 % self.limits.granule, 0);
             assert_eq!(span.address() as usize % self.limits.memory, 0);
@@ -152,7 +155,7 @@ impl Device {
         let n = len.min(self.bytes.len() - start);
         // SAFETY: the span has `n` bytes, and the vector has them from `start` on.
         unsafe { std::ptr::copy_nonoverlapping(self.bytes[start..].as_ptr(), span.address(), n) };
-        Completion { tag, result: Ok(n), eof: n < len, path: Path::Direct }
+        Completion { tag, result: Ok(n), eof: n < len && !self.vague, path: Path::Direct }
     }
 }
 
@@ -273,6 +276,25 @@ fn memory_of_a_dropped_channel_stays_and_is_refused_until_the_engine_lets_go() {
         thread::sleep(Duration::from_millis(1));
     }
     assert_eq!(target.check_settled(), Ok(()));
+}
+
+#[test]
+fn a_device_that_promises_more_than_it_gives_ends_where_nothing_comes() {
+    let device = numbered(1500);
+    let fake = Fake::new(device.clone(), Limits { granule: 512, memory: 512 }, vec![], None);
+    fake.device().vague = true;
+    for (offset, len, start) in
+        [(0, 4096, 0), (1400, 3000, 7), (1499, 2, 0), (1500, 10, 0), (1536, 512, 0), (4000, 1, 3)]
+    {
+        let target = region(start + len, 0);
+        let mut channel = Channel::new(fake.clone(), 2).unwrap();
+        channel.submit(request(Direction::Read, offset, &target, start, len)).unwrap();
+        let there =
+            &device[(offset as usize).min(1500)..(offset as usize + len).min(1500).max((offset as usize).min(1500))];
+        let outcome = complete(&mut channel);
+        assert_eq!((outcome.bytes, outcome.error), (there.len(), None), "{len} bytes at {offset}");
+        assert_eq!(&bytes(&target)[start..start + there.len()], there);
+    }
 }
 
 #[test]
