@@ -40,7 +40,11 @@ RSpec.describe DMA::File, "against a plain File" do
     def text(size)
       return random.bytes(size) if size > 10_000 && random.rand(2).zero?
 
-      Array.new((size / 7.0).ceil) { ["line\nab", "\xC3\xA4\n\n...", "1234567"][random.rand(3)].b }.join[0, size]
+      (lines * ((size / lines.bytesize) + 2)).byteslice(random.rand(lines.bytesize), size)
+    end
+
+    def lines
+      @lines ||= Array.new(500) { ["line\nab", "\xC3\xA4\n\n...", "1234567"][random.rand(3)].b }.join
     end
 
     def note(*arguments)
