@@ -100,15 +100,16 @@ pub fn allow_advised_huge_pages() {
 
 /// The soft RLIMIT_MEMLOCK in bytes; `None` when unlimited.
 pub fn memlock_limit() -> Option<u64> {
-    match getrlimit(Resource::RLIMIT_MEMLOCK) {
-        Ok((soft, _)) if soft != RLIM_INFINITY => Some(soft),
-        _ => None,
-    }
+    soft_limit(Resource::RLIMIT_MEMLOCK)
 }
 
 /// The soft RLIMIT_FSIZE in bytes; `None` when unlimited.
 pub fn file_size_limit() -> Option<u64> {
-    match getrlimit(Resource::RLIMIT_FSIZE) {
+    soft_limit(Resource::RLIMIT_FSIZE)
+}
+
+fn soft_limit(resource: Resource) -> Option<u64> {
+    match getrlimit(resource) {
         Ok((soft, _)) if soft != RLIM_INFINITY => Some(soft),
         _ => None,
     }

@@ -144,7 +144,7 @@ impl Handle {
     fn read(&self, offset: u64, span: &Span) -> (Path, Result<usize, Errno>, bool) {
         // SAFETY: the span's memory is valid and kept by it, and nobody makes references to it.
         let read = |fd: BorrowedFd<'_>| unsafe { sys::pread(fd, span.address(), span.len(), offset) };
-        let (path, result) = self.attempt(offset, span, self.required, read);
+        let (path, result) = self.attempt(offset, span, || !self.required, read);
         let eof = result.is_ok_and(|n| n < span.len() && self.ends_at(offset, n));
         (path, result, eof)
     }
@@ -161,22 +161,23 @@ impl Handle {
         let write = |fd: BorrowedFd<'_>| unsafe { sys::pwrite(fd, span.address(), span.len(), offset) };
         // The kernel cuts a write off at RLIMIT_FSIZE, at any byte: direct I/O then refuses what is left of it.
         let cut = || sys::file_size_limit().is_some_and(|limit| offset.saturating_add(span.len() as u64) > limit);
-        let (path, result) = self.attempt(offset, span, self.required && !cut(), write);
+        let (path, result) = self.attempt(offset, span, || !self.required || cut(), write);
         (path, result, false)
     }
 
-    /// Runs `call` on the descriptor that fits, and once more through the page cache where direct I/O is refused after all.
+    /// Runs `call` on the descriptor that fits, and once more through the page cache where direct I/O is refused after all
+    /// and `may` says that this is allowed.
     fn attempt(
         &self,
         offset: u64,
         span: &Span,
-        required: bool,
+        may: impl Fn() -> bool,
         call: impl Fn(BorrowedFd<'_>) -> Result<usize, Errno>,
     ) -> (Path, Result<usize, Errno>) {
         if let Some(direct) = self.fitting(offset, span) {
             match call(direct) {
                 // The file system refuses what it said it could take (a file just made compressed or encrypted, say).
-                Err(Errno::EINVAL) if !required => {
+                Err(Errno::EINVAL) if may() => {
                     self.stats.fallbacks.fetch_add(1, Relaxed);
                 }
                 result => return (Path::Direct, result),
