@@ -7,8 +7,8 @@ mod sharing;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dma_core::memory::{Huge, Layout, Lock, Region, Residency};
-use dma_core::{sys, Error as Core};
+use dma_core::memory::{check_range, Huge, Layout, Lock, Region, Residency};
+use dma_core::{sys, Errno, Error as Core};
 use magnus::rb_sys::protect;
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
@@ -116,13 +116,8 @@ impl Buffer {
     pub fn locate(&self, offset: usize, len: usize) -> Result<(Arc<Region>, usize), Core> {
         let region = self.region()?;
         region.pages().check()?;
-        match offset.checked_add(len) {
-            Some(end) if end <= self.len => Ok((region, self.offset + offset)),
-            _ => Err(Core::Argument(format!(
-                "{len} bytes at offset {offset} are outside a buffer of {} bytes",
-                self.len
-            ))),
-        }
+        check_range(offset, len, self.len)?;
+        Ok((region, self.offset + offset))
     }
 
     /// Length in bytes.
@@ -229,7 +224,7 @@ pub fn with_memory<T: Send>(ruby: &Ruby, allocate: impl Fn() -> Result<T, Core> 
     let first = gvl::without(ruby, &allocate)?;
     let short = match &first {
         Err(Core::LockLimit { needed, limit, .. }) => needed <= limit,
-        Err(Core::Os { errno, .. }) => *errno as i32 == 12, // ENOMEM
+        Err(Core::Os { errno, .. }) => *errno == Errno::ENOMEM,
         _ => false,
     };
     let result = if short {

@@ -9,8 +9,7 @@ use dma_core::channel::{Direction, Request, OPERATION};
 use dma_core::engine::Stats;
 use dma_core::file::{Direct, File as CoreFile, Stream as CoreStream};
 use dma_core::memory::Span;
-use dma_core::Errno;
-use dma_core::{sys, Error as Core};
+use dma_core::{sys, Errno, Error as Core};
 use magnus::typed_data::Obj;
 use magnus::{
     function, gc, method, prelude::*, DataTypeFunctions, Error, RHash, RModule, RString, Ruby, TypedData, Value,
@@ -89,7 +88,7 @@ impl File {
         let file = self.open(ruby)?;
         let (region, start) = buffer.locate(0, len).or_raise(ruby)?;
         let block = if slack { file.limits().granule as usize } else { 1 };
-        let cover = len.next_multiple_of(block).min(region.capacity().max(region.len()) - start);
+        let cover = len.next_multiple_of(block).min(region.capacity() - start);
         let span = Span::new(&region, start, cover).or_raise(ruby)?;
         let mut port = self.port(ruby, &file)?;
         let submitted = port.reader.channel.submit(Request { direction, offset, span, whole: false }).or_raise(ruby);
@@ -99,26 +98,33 @@ impl File {
             ruby.gc_register_mark_object(buffer);
         }
         let outcome = result?;
-        self.check(ruby, &file, direction, offset, (outcome.bytes, cover), outcome.error)?;
+        check(ruby, &file, direction, offset, (outcome.bytes, cover), outcome.error)?;
         Ok(outcome.bytes.min(len))
     }
 
-    /// Raises what stopped a transfer, with what is safe.
-    fn check(
-        &self,
-        ruby: &Ruby,
-        file: &CoreFile,
-        direction: Direction,
-        offset: u64,
-        (done, len): (usize, usize),
-        error: Option<Errno>,
-    ) -> Result<(), Error> {
-        let Some(errno) = error else { return Ok(()) };
-        let (at, left) = (offset + done as u64, len - done);
-        let verb = if direction == Direction::Read { "read" } else { "write" };
-        let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes are safe) of");
-        Err(raise(ruby, &file.error(errno, &what)))
+    /// A stream of `range` of the file, through a port of its own.
+    fn active(&self, ruby: &Ruby, range: (u64, u64), chunk: usize, depth: usize, whole: bool) -> Result<Active, Error> {
+        let file = self.open(ruby)?;
+        let port = self.port(ruby, &file)?;
+        let start = |reader| CoreStream::new(Arc::clone(&file), reader, range, chunk, depth, whole);
+        Active::new(port, start).or_raise(ruby)
     }
+}
+
+/// Raises what stopped a transfer, with what is safe.
+fn check(
+    ruby: &Ruby,
+    file: &CoreFile,
+    direction: Direction,
+    offset: u64,
+    (done, len): (usize, usize),
+    error: Option<Errno>,
+) -> Result<(), Error> {
+    let Some(errno) = error else { return Ok(()) };
+    let (at, left) = (offset + done as u64, len - done);
+    let verb = if direction == Direction::Read { "read" } else { "write" };
+    let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes are safe) of");
+    Err(raise(ruby, &file.error(errno, &what)))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -180,9 +186,8 @@ fn native_read_string(
     if len == 0 {
         return Ok(0);
     }
-    let most = if whole { sys::MAX_RW / 2 } else { OPERATION };
-    let chunk = usize::try_from(len).map_or(most, |len| len.min(most));
-    let len = if whole { chunk as u64 } else { len };
+    let len = if whole { len.min(sys::MAX_RW as u64 / 2) } else { len };
+    let chunk = if whole { len as usize } else { OPERATION };
     let mut active = this.active(ruby, (offset, len), chunk, this.depth as usize, whole)?;
     let result = active.append_to(ruby, out);
     this.give_back(active.into_port(), result.is_ok());
@@ -208,7 +213,7 @@ fn native_write_string(ruby: &Ruby, this: &File, string: RString, offset: u64, w
             let id = port.reader.channel.submit(request).or_raise(ruby)?;
             let outcome = port.complete(ruby, id)?;
             done += outcome.bytes;
-            this.check(ruby, &file, Direction::Write, offset, (done, total), outcome.error)
+            check(ruby, &file, Direction::Write, offset, (done, total), outcome.error)
         });
         if moved.is_err() || whole {
             break moved;
@@ -233,15 +238,6 @@ fn stage(
     // SAFETY: the slice has `len` bytes.
     unsafe { region.write(skip, bytes.as_ptr(), len) }.or_raise(ruby)?;
     Span::new(&region, skip, len).or_raise(ruby)
-}
-
-impl File {
-    fn active(&self, ruby: &Ruby, range: (u64, u64), chunk: usize, depth: usize, whole: bool) -> Result<Active, Error> {
-        let file = self.open(ruby)?;
-        let port = self.port(ruby, &file)?;
-        let start = |reader| CoreStream::new(Arc::clone(&file), reader, range, chunk, depth, whole);
-        Active::new(port, start).or_raise(ruby)
-    }
 }
 
 fn native_stream(

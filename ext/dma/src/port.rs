@@ -94,14 +94,11 @@ impl Port {
         self.event.io()
     }
 
-    fn progress(&mut self, ruby: &Ruby) -> Result<Vec<Outcome>, Error> {
-        self.reader.channel.progress().or_raise(ruby)
-    }
-
     /// Waits for one request.
     pub fn complete(&mut self, ruby: &Ruby, id: u64) -> Result<Outcome, Error> {
         loop {
-            if let Some(outcome) = self.progress(ruby)?.into_iter().find(|outcome| outcome.id == id) {
+            let ended = self.reader.channel.progress().or_raise(ruby)?;
+            if let Some(outcome) = ended.into_iter().find(|outcome| outcome.id == id) {
                 return Ok(outcome);
             }
             self.event.wait(ruby, None)?;

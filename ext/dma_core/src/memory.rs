@@ -6,4 +6,4 @@ mod region;
 
 pub use pages::{Huge, Layout, Lock, Pages, Residency};
 pub use pool::{Pool, Waiter};
-pub use region::{Region, Span};
+pub use region::{check_range, Region, Span};

@@ -126,13 +126,8 @@ impl Region {
     /// [`Error::Argument`] outside the region, [`Error::Closed`] in the child of a fork.
     pub fn range(&self, offset: usize, len: usize) -> Result<*mut u8> {
         self.pages.check()?;
-        match offset.checked_add(len) {
-            Some(end) if end <= self.len => Ok((self.address() + offset) as *mut u8),
-            _ => Err(Error::Argument(format!(
-                "{len} bytes at offset {offset} are outside a buffer of {} bytes",
-                self.len
-            ))),
-        }
+        check_range(offset, len, self.len)?;
+        Ok((self.address() + offset) as *mut u8)
     }
 
     /// Copies `len` bytes from `offset` to `to`.
@@ -176,6 +171,14 @@ impl Region {
     }
 }
 
+/// Refuses what does not lie in a buffer of `size` bytes, whatever the sum of offset and length.
+pub fn check_range(offset: usize, len: usize, size: usize) -> Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= size => Ok(()),
+        _ => Err(Error::Argument(format!("{len} bytes at offset {offset} are outside a buffer of {size} bytes"))),
+    }
+}
+
 /// Bytes of a region that one operation uses: while it lives the region is in flight, and its memory stays.
 #[derive(Debug)]
 pub struct Span {
@@ -188,8 +191,7 @@ impl Span {
     /// `len` bytes of `region` from `offset`; up to its [`Region::capacity`], which may pass what its buffer shows.
     pub fn new(region: &Arc<Region>, offset: usize, len: usize) -> Result<Span> {
         region.pages.check()?;
-        let capacity = region.capacity().max(region.len);
-        if offset.checked_add(len).is_none_or(|end| end > capacity) {
+        if offset.checked_add(len).is_none_or(|end| end > region.capacity()) {
             let size = region.len;
             return Err(Error::Argument(format!(
                 "{len} bytes at offset {offset} are outside a buffer of {size} bytes"
