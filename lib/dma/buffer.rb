@@ -79,15 +79,9 @@ module DMA
       # Allocates as {.new} does; with a block, frees after it and returns its value.
       #
       # @yieldparam buffer [Buffer]
-      def open(size, **options)
+      def open(size, **options, &block)
         buffer = new(size, **options)
-        return buffer unless block_given?
-
-        begin
-          yield buffer
-        ensure
-          buffer.__send__(:native_release)
-        end
+        block ? buffer.__send__(:lend, &block) : buffer
       end
 
       # Makes a buffer of memory that exists already. The memory is never freed and never locked from here.
@@ -306,5 +300,14 @@ module DMA
              class: self.class, address: address, size: size, residency: residency)
     end
     alias to_s inspect
+
+    private
+
+    # Passes the buffer, which ends with the block unless it is retained in it, and returns the block's value.
+    def lend
+      yield self
+    ensure
+      native_release
+    end
   end
 end

@@ -220,11 +220,7 @@ module DMA
       while (pair = stream.next)
         buffer, at = pair
         forget(at + buffer.size) if move
-        begin
-          yield buffer, at
-        ensure
-          buffer.__send__(:native_release)
-        end
+        buffer.__send__(:lend) { yield buffer, at }
         readable # the block may have closed the file
       end
     end

@@ -33,16 +33,11 @@ module DMA
     # @yieldparam buffer [Buffer] ends with the block, unless {Buffer#retain}ed
     # @return [Buffer, Object] without a block the buffer, to be freed; else the block's value
     # @raise [TimeoutError] when none came in time
-    def checkout(timeout: nil)
+    def checkout(timeout: nil, &block)
       buffer = native_checkout(timeout && Float(timeout))
       raise TimeoutError, "none of #{count} buffers came back within #{timeout} s" unless buffer
-      return buffer unless block_given?
 
-      begin
-        yield buffer
-      ensure
-        buffer.__send__(:native_release)
-      end
+      block ? buffer.__send__(:lend, &block) : buffer
     end
   end
 end
