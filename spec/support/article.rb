@@ -23,14 +23,12 @@ module Support
 
       module Opening
         def open(path, *arguments, **options)
-          file = super(path, *arguments, **options, &nil)
-          REPORT[file] = { path: path, calls: [], seen: String.new }
-          return file unless block_given?
+          note = ->(file) { REPORT[file] = { path: path, calls: [], seen: String.new } }
+          return super(path, *arguments, **options, &nil).tap(&note) unless block_given?
 
-          begin
+          super(path, *arguments, **options) do |file|
+            note.call(file)
             yield file
-          ensure
-            file.close
           end
         end
       end
