@@ -1,6 +1,7 @@
 //! One user's transfers: requests of any offset and length, split into the operations an engine takes, completed in any order.
 
 mod plan;
+mod request;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -9,45 +10,18 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-
-use crate::engine::{Completion, Engine, Limits, Op, Queue};
+use crate::engine::{Completion, Engine, Limits, Queue};
 use crate::error::{Error, Result};
-use crate::memory::{Huge, Layout, Lock, Region, Span};
+use crate::memory::Region;
 use crate::sys;
 
 pub use plan::Direction;
-use plan::{plan, Bounce, Piece};
+use request::{InFlight, State, Work};
+pub use request::{Outcome, Request};
 
 /// The length of one operation where the caller has no reason for another: large enough to amortise it, small enough for
 /// `depth` of them to overlap and for an interrupt to be answered soon.
 pub const OPERATION: usize = 1 << 20;
-
-/// A transfer between memory and device addresses; neither needs to be aligned.
-#[derive(Debug)]
-pub struct Request {
-    /// Which way the bytes go.
-    pub direction: Direction,
-    /// Device address of the first byte.
-    pub offset: u64,
-    /// The memory.
-    pub span: Span,
-    /// In one operation, whatever its length and alignment, instead of several of up to [`OPERATION`] bytes. A read must then be
-    /// aligned by the caller; it and a write may move less than asked.
-    pub whole: bool,
-}
-
-/// The end of a request.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// What [`Channel::submit`] returned.
-    pub id: u64,
-    /// Bytes moved from the start without a gap: on an error the bytes that are safe, otherwise less than asked only at the
-    /// end of the device.
-    pub bytes: usize,
-    /// What stopped it, if anything did.
-    pub error: Option<Errno>,
-}
 
 /// Requests in, outcomes out, with at most `depth` operations in flight at the engine.
 ///
@@ -67,36 +41,6 @@ pub struct Channel {
     completions: Vec<Completion>,
     cancelled: bool,
     generation: u32,
-}
-
-#[derive(Debug)]
-struct State {
-    id: u64,
-    work: Work,
-    /// Parts not pushed yet, as (position, length).
-    todo: VecDeque<(usize, usize)>,
-    in_flight: usize,
-    /// A part of which the aligned operation around it brought nothing, though the device says that there is more: it is asked
-    /// for as it is, and what comes then is the truth.
-    exact: Option<usize>,
-    /// Where the device ends, as far as is known.
-    end: usize,
-    error: Option<(usize, Errno)>,
-}
-
-#[derive(Debug)]
-enum Work {
-    Transfer(Request),
-    Flush { data_only: bool },
-}
-
-#[derive(Debug)]
-struct InFlight {
-    id: u64,
-    position: usize,
-    piece: Piece,
-    bounce: Option<Span>,
-    region: Option<Arc<Region>>,
 }
 
 impl Channel {
@@ -139,16 +83,7 @@ impl Channel {
 
     fn add(&mut self, work: Work, len: usize) -> u64 {
         self.next_id += 1;
-        let todo = if len == 0 { VecDeque::new() } else { VecDeque::from([(0, len)]) };
-        self.requests.push_back(State {
-            id: self.next_id,
-            work,
-            todo,
-            in_flight: 0,
-            exact: None,
-            end: len,
-            error: None,
-        });
+        self.requests.push_back(State::new(self.next_id, work, len));
         self.next_id
     }
 
@@ -213,7 +148,7 @@ impl Channel {
 
     fn cancel(&mut self) {
         self.cancelled = true;
-        self.requests.iter_mut().for_each(|state| state.todo.clear());
+        self.requests.iter_mut().for_each(State::give_up);
         if let Some(queue) = &mut self.queue {
             queue.cancel();
         }
@@ -224,29 +159,15 @@ impl Channel {
         for state in &mut self.requests {
             while !self.free.is_empty() {
                 let Some((position, len)) = state.next() else { break };
-                let (op, piece, bounce, region) = match &state.work {
-                    Work::Flush { data_only } => {
-                        (Op::Flush { data_only: *data_only }, Piece::straight(len), None, None)
-                    }
-                    Work::Transfer(request) => {
-                        let exact = state.exact == Some(position);
-                        let piece =
-                            if exact { Piece::straight(len) } else { request.piece(position, len, self.limits) };
-                        match request.operation(position, piece, &mut self.bounces) {
-                            Ok((op, bounce)) => (op, piece, bounce, Some(Arc::clone(request.span.region()))),
-                            Err(errno) => {
-                                state.fail(position, errno);
-                                break;
-                            }
-                        }
+                let (op, flight) = match state.begin(position, len, self.limits, &mut self.bounces) {
+                    Ok(begun) => begun,
+                    Err(errno) => {
+                        state.fail(position, errno);
+                        break;
                     }
                 };
-                if piece.take < len {
-                    state.todo.push_front((position + piece.take, len - piece.take));
-                }
                 let tag = self.free.pop().expect("checked above");
-                self.slots[tag as usize] = Some(InFlight { id: state.id, position, piece, bounce, region });
-                state.in_flight += 1;
+                self.slots[tag as usize] = Some(flight);
                 queue.push(tag, op);
             }
         }
@@ -260,7 +181,7 @@ impl Channel {
         for completion in completions.drain(..) {
             let Some(flight) = self.slots[completion.tag as usize].take() else { continue };
             self.free.push(completion.tag);
-            if let Some(state) = self.requests.iter_mut().find(|state| state.id == flight.id) {
+            if let Some(state) = self.requests.iter_mut().find(|state| state.has(&flight)) {
                 let copied = state.complete(&flight, &completion);
                 self.engine.stats().bounced_bytes.fetch_add(copied as u64, Relaxed);
             }
@@ -269,122 +190,6 @@ impl Channel {
             }
         }
         self.completions = completions;
-    }
-}
-
-impl Request {
-    fn piece(&self, position: usize, len: usize, limits: Limits) -> Piece {
-        if self.whole {
-            return Piece::straight(len);
-        }
-        let address = self.span.address() as usize + position;
-        plan(self.direction, self.offset + position as u64, address, len, limits, OPERATION)
-    }
-
-    /// The operation for one piece, and the bounce buffer it uses, from those that are free where one is large enough.
-    fn operation(
-        &self,
-        position: usize,
-        piece: Piece,
-        bounces: &mut Vec<Arc<Region>>,
-    ) -> Result<(Op, Option<Span>), Errno> {
-        let offset = self.offset + position as u64;
-        let Some(Bounce { skip, len }) = piece.bounce else {
-            let span = self.span.part(position, piece.take);
-            return Ok((self.direction.op(offset, span), None));
-        };
-        let region = match bounces.iter().position(|region| region.len() >= len) {
-            Some(index) => bounces.swap_remove(index),
-            None => {
-                let layout = Layout { huge: Huge::Never, ..Layout::new(len) };
-                Region::allocate(layout, Lock::Never).map_err(|_| Errno::ENOMEM)?
-            }
-        };
-        let span = Span::new(&region, 0, len).map_err(|_| Errno::ENOMEM)?;
-        if self.direction == Direction::Write {
-            self.span.part(position, piece.take).copy_to(0, &span, piece.take);
-        }
-        let used = span.part(0, len);
-        Ok((self.direction.op(offset - skip as u64, span), Some(used)))
-    }
-}
-
-impl State {
-    /// The next part to push. Writes go one at a time, so that what is safe after a failure has no gap and no hole.
-    fn next(&mut self) -> Option<(usize, usize)> {
-        let serial = matches!(&self.work, Work::Transfer(request) if request.direction == Direction::Write);
-        if serial && self.in_flight > 0 {
-            return None;
-        }
-        loop {
-            let (position, len) = self.todo.pop_front()?;
-            if position < self.stop() {
-                return Some((position, len));
-            }
-        }
-    }
-
-    /// What lies from here on is not wanted: the device ends, or something failed.
-    fn stop(&self) -> usize {
-        self.error.map_or(self.end, |(position, _)| position.min(self.end))
-    }
-
-    fn fail(&mut self, position: usize, errno: Errno) {
-        if self.error.is_none_or(|(first, _)| position < first) {
-            self.error = Some((position, errno));
-        }
-    }
-
-    /// Takes one completion in; returns how many bytes were copied through a bounce buffer.
-    fn complete(&mut self, flight: &InFlight, completion: &Completion) -> usize {
-        self.in_flight -= 1;
-        let InFlight { position, piece, bounce, .. } = flight;
-        let Work::Transfer(request) = &self.work else {
-            if let Err(errno) = completion.result {
-                self.fail(*position, errno);
-            }
-            return 0;
-        };
-        let moved = match completion.result {
-            Ok(moved) => moved,
-            Err(errno) => {
-                self.fail(*position, errno);
-                return 0;
-            }
-        };
-        let skip = piece.bounce.map_or(0, |bounce| bounce.skip);
-        let useful = moved.saturating_sub(skip).min(piece.take);
-        if let (Some(bounce), Direction::Read) = (bounce, request.direction) {
-            if useful > 0 {
-                bounce.copy_to(skip, &request.span.part(*position, useful), useful);
-            }
-        }
-        if useful < piece.take {
-            let short = position + useful;
-            if completion.eof || request.whole || (moved == 0 && request.direction == Direction::Read) {
-                self.end = self.end.min(short);
-            } else if moved == 0 {
-                // A write that neither moves a byte nor says why would be tried for ever.
-                self.fail(*position, Errno::EIO);
-            } else {
-                self.exact = (useful == 0).then_some(short);
-                self.todo.push_front((short, piece.take - useful));
-            }
-        }
-        if bounce.is_some() {
-            useful
-        } else {
-            0
-        }
-    }
-
-    fn outcome(&self) -> Option<Outcome> {
-        let stop = self.stop();
-        if self.in_flight > 0 || self.todo.iter().any(|(position, _)| *position < stop) {
-            return None;
-        }
-        let error = self.error.filter(|(position, _)| *position < self.end);
-        Some(Outcome { id: self.id, bytes: stop, error: error.map(|(_, errno)| errno) })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Page-aligned memory that hardware and the kernel read and write directly, and the engines that move bytes through it.
 //!
 //! This crate knows nothing of Ruby. Dependencies point down only:
-//! [`file`] → [`channel`] → [`engine`] → [`memory`] → [`sys`] → [`error`].
+//! [`mod@file`] → [`channel`] → [`engine`] → [`memory`] → [`sys`] → [`error`].
 
 pub mod channel;
 pub mod engine;

@@ -3,11 +3,13 @@
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard};
 
+use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{Path, Stats};
+use crate::engine::{Op, Path, Stats};
+use crate::memory::{Layout, Lock, Span};
 
 /// A device of bytes, and how it misbehaves.
 #[derive(Debug)]
