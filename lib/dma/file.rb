@@ -65,7 +65,7 @@ module DMA
 
         mode = Mode.parse(mode || "r")
         path = path.respond_to?(:to_path) ? path.to_path : path
-        file = native_open(path, mode.flags, perm, direct, DMA.__send__(:natural, depth, "depth"))
+        file = native_open(path, mode.flags, perm, direct, depth_of(depth))
         file.__send__(:setup, path, mode)
         return file unless block_given?
 
@@ -80,6 +80,14 @@ module DMA
       # @return [File]
       def new(path, mode = "r", perm = 0o666, **options)
         self.open(path, mode, perm, **options)
+      end
+
+      private
+
+      def depth_of(depth)
+        return depth if DMA.__send__(:natural, depth, "depth").between?(1, 1024)
+
+        raise ArgumentError, "depth: #{depth} is not in 1..1024"
       end
     end
 
@@ -136,10 +144,10 @@ module DMA
       return enum_for(:each_chunk, size, offset: offset, length: length, depth: depth) unless block
 
       readable
-      { size: size, length: length || 0, depth: depth }.each { |name, n| DMA.__send__(:natural, n, name) }
+      { size: size, length: length || 0 }.each { |name, n| DMA.__send__(:natural, n, name) }
       raise ArgumentError, "chunks of #{size} bytes never come to an end; give 1 or more" if size.zero?
-      raise ArgumentError, "depth: #{depth} is not in 1..1024" unless depth.between?(1, 1024)
 
+      File.__send__(:depth_of, depth)
       from = offset ? DMA.__send__(:natural, offset, "offset") : settle
       stream = native_stream(size, from, length, depth)
       begin

@@ -138,9 +138,6 @@ fn native_open(ruby: &Ruby, path: PathBuf, flags: i32, perm: u32, direct: Value,
         "false" => Direct::Never,
         _ => return Err(argument(ruby, format!("direct: {direct:?} is none of true, :auto, false"))),
     };
-    if depth == 0 || depth > 1024 {
-        return Err(argument(ruby, format!("depth: {depth} is not in 1..1024")));
-    }
     let file = gvl::without(ruby, || CoreFile::open(&path, flags, perm, direct))?.or_raise(ruby)?;
     let stats = file.stats();
     Ok(File { file: Mutex::new(Some(Arc::new(file))), idle: Mutex::new(Vec::new()), path, depth, stats })
