@@ -7,6 +7,7 @@ static ALIGNMENT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "Alignment
 static BUSY: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "BusyError"));
 static CLOSED: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "ClosedError"));
 static LOCK_LIMIT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "LockLimitError"));
+static RING_FULL: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "RingFullError"));
 static TIMEOUT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "TimeoutError"));
 static UNSUPPORTED: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "UnsupportedError"));
 
@@ -35,6 +36,8 @@ pub fn raise(ruby: &Ruby, error: &dma_core::Error) -> Error {
         Core::Busy(_) => BUSY.get_inner_with(ruby),
         Core::Closed(_) => CLOSED.get_inner_with(ruby),
         Core::LockLimit { .. } => LOCK_LIMIT.get_inner_with(ruby),
+        Core::RingFull(_) => RING_FULL.get_inner_with(ruby),
+        Core::TimedOut(_) => TIMEOUT.get_inner_with(ruby),
         Core::Unsupported(_) => UNSUPPORTED.get_inner_with(ruby),
         Core::Os { errno, context } => {
             // SystemCallError.new gives an instance of the Errno class for the number, with its description in front.

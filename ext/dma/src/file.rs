@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dma_core::channel::{Direction, Request, OPERATION};
+use dma_core::channel::Request;
 use dma_core::engine::Stats;
-use dma_core::file::{Direct, File as CoreFile, Stream as CoreStream};
+use dma_core::file::{Direct, File as CoreFile, Stream as CoreStream, OPERATION};
 use dma_core::memory::Span;
+use dma_core::transfer::{Direction, Op};
 use dma_core::{sys, Errno, Error as Core};
 use magnus::typed_data::Obj;
 use magnus::{
@@ -91,14 +92,14 @@ impl File {
         let cover = len.next_multiple_of(block).min(region.capacity() - start);
         let span = Span::new(&region, start, cover).or_raise(ruby)?;
         let mut port = self.port(ruby, &file)?;
-        let submitted = port.reader.channel.submit(Request { direction, offset, span, whole: false }).or_raise(ruby);
+        let submitted = port.reader.channel.submit(Request::new(direction.op(offset, span))).or_raise(ruby);
         let result = submitted.and_then(|id| port.complete(ruby, id));
         if !self.give_back(port, result.is_ok()) && buffer.is_foreign() {
             // Its owner would free it under the engine.
             ruby.gc_register_mark_object(buffer);
         }
         let outcome = result?;
-        check(ruby, &file, direction, offset, (outcome.bytes, cover), outcome.error)?;
+        check(ruby, &file, direction, offset, (outcome.bytes, cover), outcome.errno())?;
         Ok(outcome.bytes.min(len))
     }
 
@@ -122,7 +123,7 @@ fn check(
 ) -> Result<(), Error> {
     let Some(errno) = error else { return Ok(()) };
     let (at, left) = (offset + done as u64, len - done);
-    let verb = if direction == Direction::Read { "read" } else { "write" };
+    let verb = if direction == Direction::FromDevice { "read" } else { "write" };
     let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes are safe) of");
     Err(raise(ruby, &file.error(errno, &what)))
 }
@@ -160,15 +161,15 @@ fn native_truncate(ruby: &Ruby, this: &File, size: u64) -> Result<(), Error> {
 }
 
 fn native_read_into(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, len: usize, offset: u64) -> Result<usize, Error> {
-    this.transfer(ruby, Direction::Read, buffer, (len, false), offset)
+    this.transfer(ruby, Direction::FromDevice, buffer, (len, false), offset)
 }
 
 fn native_load(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, offset: u64) -> Result<usize, Error> {
-    this.transfer(ruby, Direction::Read, buffer, (buffer.len(), true), offset)
+    this.transfer(ruby, Direction::FromDevice, buffer, (buffer.len(), true), offset)
 }
 
 fn native_write_from(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, len: usize, offset: u64) -> Result<usize, Error> {
-    this.transfer(ruby, Direction::Write, buffer, (len, false), offset)
+    this.transfer(ruby, Direction::ToDevice, buffer, (len, false), offset)
 }
 
 /// Appends up to `len` bytes from `offset` of the file to `out`; in one request to the kernel, if `whole`.
@@ -206,11 +207,11 @@ fn native_write_string(ruby: &Ruby, this: &File, string: RString, offset: u64, w
             break Ok(());
         }
         let moved = stage(ruby, &mut port, string, done, (skip, len)).and_then(|span| {
-            let request = Request { direction: Direction::Write, offset: at, span, whole };
+            let request = Request { whole, ..Request::new(Op::Write { offset: at, span }) };
             let id = port.reader.channel.submit(request).or_raise(ruby)?;
             let outcome = port.complete(ruby, id)?;
             done += outcome.bytes;
-            check(ruby, &file, Direction::Write, offset, (done, total), outcome.error)
+            check(ruby, &file, Direction::ToDevice, offset, (done, total), outcome.errno())
         });
         if moved.is_err() || whole {
             break moved;
@@ -252,10 +253,10 @@ fn native_stream(
 fn native_sync(ruby: &Ruby, this: &File, data_only: bool) -> Result<(), Error> {
     let file = this.open(ruby)?;
     let mut port = this.port(ruby, &file)?;
-    let id = port.reader.channel.flush(data_only);
-    let result = port.complete(ruby, id);
+    let submitted = port.reader.channel.submit(Request::new(Op::Flush { data_only })).or_raise(ruby);
+    let result = submitted.and_then(|id| port.complete(ruby, id));
     this.give_back(port, result.is_ok());
-    match result?.error {
+    match result?.errno() {
         None => Ok(()),
         Some(errno) => Err(raise(ruby, &file.error(errno, "make durable what was written to"))),
     }

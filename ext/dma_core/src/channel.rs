@@ -1,27 +1,46 @@
-//! One user's transfers: requests of any offset and length, split into the operations an engine takes, completed in any order.
+//! Transfers on their way to an engine: requests of any offset and length, split into the operations it takes, completed in any
+//! order.
 
 mod plan;
 mod request;
+mod shared;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Completion, Engine, Limits, Queue};
+use crate::engine::{Engine, Limits, Queue, Rejected};
 use crate::error::{Error, Result};
 use crate::memory::Region;
 use crate::sys;
+use crate::transfer::{Completion, Op, Status};
 
-pub use plan::Direction;
-use request::{InFlight, State, Work};
+use request::{InFlight, State};
 pub use request::{Outcome, Request};
+pub use shared::{Role, Seat, Shared, Ticket};
 
-/// The length of one operation where the caller has no reason for another: large enough to amortise it, small enough for
-/// `depth` of them to overlap and for an interrupt to be answered soon.
-pub const OPERATION: usize = 1 << 20;
+/// How requests ended, in running totals: every one that was submitted is in `ended` once, or outstanding.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Requests taken.
+    pub submitted: AtomicU64,
+    /// Requests ended, by [`Status::code`]; those that the operating system refused come last.
+    pub ended: [AtomicU64; 16],
+    /// Bytes that were moved, as the outcomes say.
+    pub bytes: AtomicU64,
+    /// Completions that were found though no interrupt told of them.
+    pub lost_interrupts: AtomicU64,
+}
+
+impl Counters {
+    fn count(&self, outcome: &Outcome) {
+        self.ended[(outcome.status.code() as usize).min(self.ended.len() - 1)].fetch_add(1, Relaxed);
+        self.bytes.fetch_add(outcome.bytes as u64, Relaxed);
+    }
+}
 
 /// Requests in, outcomes out, with at most `depth` operations in flight at the engine.
 ///
@@ -35,18 +54,43 @@ pub struct Channel {
     limits: Limits,
     slots: Vec<Option<InFlight>>,
     free: Vec<u32>,
+    /// What has not ended, oldest first.
     requests: VecDeque<State>,
+    /// Requests of which something is not pushed yet, oldest first.
+    waiting: VecDeque<u64>,
+    /// Requests from this one on are not begun before [`Channel::kick`].
+    held: Option<u64>,
+    /// One channel of a device: it keeps what conflicts in order, and refuses what does not fit the ring.
+    is_device: bool,
+    /// Elements of all requests that have not ended.
+    outstanding: usize,
     next_id: u64,
     bounces: Vec<Arc<Region>>,
     completions: Vec<Completion>,
-    cancelled: bool,
+    /// Outcomes that nobody was told of yet.
+    untold: Vec<Outcome>,
+    counters: Arc<Counters>,
     generation: u32,
 }
 
 impl Channel {
-    /// A channel that keeps up to `depth` operations in flight.
+    /// A channel of its user's own, that keeps up to `depth` operations in flight. Requests may overtake each other, and any
+    /// number of them wait their turn.
     pub fn new(engine: Arc<dyn Engine>, depth: u32) -> Result<Channel> {
-        let queue = engine.queue().map_err(|errno| Error::os(errno, "cannot make a completion event"))?;
+        Channel::make(engine, 0, depth, false)
+    }
+
+    /// Channel `index` of a device, with room for `depth` elements of requests. Requests that use what another one writes are
+    /// carried out in the order in which they were submitted.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where the channel is in use already.
+    pub fn of_device(engine: Arc<dyn Engine>, index: u16, depth: u32) -> Result<Channel> {
+        Channel::make(engine, index, depth, true)
+    }
+
+    fn make(engine: Arc<dyn Engine>, index: u16, depth: u32, is_device: bool) -> Result<Channel> {
+        let queue = engine.queue(index, depth)?;
         Ok(Channel {
             limits: engine.limits(),
             engine,
@@ -54,10 +98,15 @@ impl Channel {
             slots: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
             requests: VecDeque::new(),
+            waiting: VecDeque::new(),
+            held: None,
+            is_device,
+            outstanding: 0,
             next_id: 0,
             bounces: Vec::new(),
             completions: Vec::new(),
-            cancelled: false,
+            untold: Vec::new(),
+            counters: Arc::default(),
             generation: sys::fork_generation(),
         })
     }
@@ -65,26 +114,99 @@ impl Channel {
     /// Takes a request; it begins with the next [`Channel::progress`].
     ///
     /// # Errors
-    /// [`Error::Busy`] for memory that an interrupted transfer may still write to; [`Error::Argument`] past the last address.
+    /// [`Error::Busy`] for memory that an interrupted transfer may still write to; [`Error::Argument`] past the last address of the
+    /// device; [`Error::Alignment`] for what a strict engine does not take; [`Error::RingFull`] where a device has no room now.
     pub fn submit(&mut self, request: Request) -> Result<u64> {
-        request.span.region().check_settled()?;
-        if request.offset.checked_add(request.span.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
-            let (len, offset) = (request.span.len(), request.offset);
-            return Err(Error::Argument(format!("{len} bytes at offset {offset} pass the largest offset, 2**63 - 1")));
+        let id = self.enqueue(request)?;
+        self.held = None;
+        Ok(id)
+    }
+
+    /// Takes a request, which begins after [`Channel::kick`] or the next [`Channel::submit`]; errors as there.
+    pub fn enqueue(&mut self, request: Request) -> Result<u64> {
+        self.check_process()?;
+        self.check(&request)?;
+        let count = request.elements.len();
+        if self.is_device && count > self.room() {
+            let (taken, all) = (self.outstanding, self.slots.len());
+            return Err(Error::RingFull(format!(
+                "Descriptor ring full: {count} more do not fit, {taken} of {all} are taken; reap completions first, or open the \
+                 device with a larger ring_size"
+            )));
         }
-        let len = request.span.len();
-        Ok(self.add(Work::Transfer(request), len))
-    }
-
-    /// Asks that what was written become durable; operations submitted before are waited for by the caller.
-    pub fn flush(&mut self, data_only: bool) -> u64 {
-        self.add(Work::Flush { data_only }, 1)
-    }
-
-    fn add(&mut self, work: Work, len: usize) -> u64 {
         self.next_id += 1;
-        self.requests.push_back(State::new(self.next_id, work, len));
-        self.next_id
+        self.outstanding += count;
+        self.held.get_or_insert(self.next_id);
+        self.counters.submitted.fetch_add(1, Relaxed);
+        self.requests.push_back(State::new(self.next_id, request));
+        self.waiting.push_back(self.next_id);
+        Ok(self.next_id)
+    }
+
+    /// The doorbell for what was enqueued; it begins with the next [`Channel::progress`].
+    pub fn kick(&mut self) {
+        self.held = None;
+    }
+
+    /// Refuses what the engine cannot take, before anything of it is begun.
+    fn check(&self, request: &Request) -> Result<()> {
+        let limits = &self.limits;
+        if request.elements.len() > limits.max_segments {
+            return Err(Error::Argument(format!(
+                "a scatter-gather list of {} elements: the device takes {} (max_segments); submit it in parts",
+                request.elements.len(),
+                limits.max_segments
+            )));
+        }
+        for op in &request.elements {
+            if let Some(span) = op.span() {
+                span.region().check_settled()?;
+            }
+            match op {
+                Op::Read { offset, span } | Op::Write { offset, span } => {
+                    self.check_range(*offset, span.len() as u64)?;
+                    if limits.strict && !request.whole {
+                        check_granule(*offset, span.len() as u64, limits.granule)?;
+                    }
+                }
+                Op::Copy { .. } | Op::List { .. } if !limits.copies => {
+                    return Err(Error::Unsupported(
+                        "this device moves bytes between memory and itself only; read into a buffer and write from it"
+                            .into(),
+                    ));
+                }
+                Op::Copy { from, to, len } => {
+                    for offset in [from, to] {
+                        self.check_range(*offset, *len)?;
+                        check_granule(*offset, *len, limits.granule)?;
+                    }
+                    if *len > limits.max_len {
+                        return Err(Error::Argument(format!(
+                            "{len} bytes are more than the {} of one copy",
+                            limits.max_len
+                        )));
+                    }
+                }
+                Op::Flush { .. } if !limits.flushes => {
+                    return Err(Error::Unsupported(
+                        "this device's memory is not durable: there is nothing to flush".into(),
+                    ));
+                }
+                Op::List { .. } | Op::Flush { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_range(&self, offset: u64, len: u64) -> Result<()> {
+        let size = self.limits.size;
+        if offset.checked_add(len).is_some_and(|end| end <= size) {
+            return Ok(());
+        }
+        Err(Error::Argument(match size == Limits::ANY.size {
+            true => format!("{len} bytes at offset {offset} pass the largest offset, 2**63 - 1"),
+            false => format!("{len} bytes at device address {offset:#x} are outside the device's {size} bytes"),
+        }))
     }
 
     /// Reaps completions, pushes what fits, and returns requests that ended, in the order they were submitted or not.
@@ -92,20 +214,17 @@ impl Channel {
     /// # Errors
     /// [`Error::Closed`] in the child of a fork, which has the parent's event, and would take its completions' signals.
     pub fn progress(&mut self) -> Result<Vec<Outcome>> {
-        if !self.is_of_this_process() {
-            return Err(Error::Closed("this transfer belongs to the parent process; begin it anew after fork".into()));
-        }
-        self.reap();
-        self.push();
-        let mut ended = Vec::new();
-        self.requests.retain(|state| match state.outcome() {
-            Some(outcome) => {
-                ended.push(outcome);
-                false
+        self.check_process()?;
+        let mut ended = std::mem::take(&mut self.untold);
+        self.reap(&mut ended);
+        loop {
+            let before = ended.len();
+            self.push(&mut ended);
+            // What ended without being pushed may let others begin.
+            if ended.len() == before {
+                return Ok(ended);
             }
-            None => true,
-        });
-        Ok(ended)
+        }
     }
 
     /// Readable when [`Channel::progress`] has something to do.
@@ -113,77 +232,189 @@ impl Channel {
         self.queue.as_ref().expect("only drop takes the queue").event()
     }
 
+    /// Asks that a request be given up; it ends with `why` where that came in time. False for one that has ended.
+    pub fn cancel(&mut self, id: u64, why: Status) -> bool {
+        let Ok(index) = self.find(id) else { return false };
+        self.requests[index].give_up(why);
+        if let Some(queue) = &mut self.queue {
+            for (tag, flight) in self.slots.iter().enumerate() {
+                if flight.as_ref().is_some_and(|flight| flight.id == id) {
+                    queue.cancel(tag as u32);
+                }
+            }
+        }
+        let mut untold = std::mem::take(&mut self.untold);
+        self.settle(index, &mut untold);
+        self.untold = untold;
+        true
+    }
+
     /// Gives up what was not begun and waits up to `timeout` for what was; true when the engine has let go of all memory.
-    /// The channel takes no further requests.
     pub fn quiesce(&mut self, timeout: Duration) -> bool {
-        if !self.is_of_this_process() {
+        if self.check_process().is_err() {
             return false;
         }
         let deadline = Instant::now() + timeout;
-        self.cancel();
+        let ids: Vec<u64> = self.requests.iter().map(|state| state.id).collect();
+        ids.into_iter().for_each(|id| {
+            self.cancel(id, Status::Aborted);
+        });
         loop {
-            self.reap();
             let left = deadline.saturating_duration_since(Instant::now());
+            self.untold = self.progress().unwrap_or_default();
             if self.is_idle() || left.is_zero() {
-                self.requests.clear();
                 return self.is_idle();
             }
             sys::wait_readable(self.event(), left);
         }
     }
 
-    /// Whether the engine holds no operation of this channel.
+    /// Whether the engine holds no operation of this channel, and no request waits.
     pub fn is_idle(&self) -> bool {
-        self.free.len() == self.slots.len()
+        self.free.len() == self.slots.len() && self.requests.is_empty()
     }
 
-    /// Whether the channel can take requests.
+    /// Whether the channel is idle and can take requests.
     pub fn is_usable(&self) -> bool {
-        !self.cancelled && self.is_of_this_process()
+        self.is_idle() && self.check_process().is_ok()
     }
 
-    fn is_of_this_process(&self) -> bool {
-        self.generation == sys::fork_generation()
+    /// How many more elements a device's channel takes now.
+    pub fn room(&self) -> usize {
+        self.slots.len().saturating_sub(self.outstanding)
     }
 
-    fn cancel(&mut self) {
-        self.cancelled = true;
-        self.requests.iter_mut().for_each(State::give_up);
-        if let Some(queue) = &mut self.queue {
-            queue.cancel();
+    /// Requests that have not ended, oldest first.
+    pub fn pending(&self) -> impl Iterator<Item = u64> + '_ {
+        self.requests.iter().map(|state| state.id)
+    }
+
+    /// Whether somebody has to look for completions, because not all will make the event readable.
+    pub fn must_poll(&self) -> bool {
+        self.requests.iter().any(|state| !state.request.interrupt)
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// How requests ended so far.
+    pub fn counters(&self) -> Arc<Counters> {
+        Arc::clone(&self.counters)
+    }
+
+    fn check_process(&self) -> Result<()> {
+        if self.generation == sys::fork_generation() {
+            return Ok(());
         }
+        Err(Error::Closed("this transfer belongs to the parent process; begin it anew after fork".into()))
     }
 
-    fn push(&mut self) {
-        let Some(queue) = &mut self.queue else { return };
-        for state in &mut self.requests {
-            while !self.free.is_empty() {
-                let Some((position, len)) = state.next() else { break };
-                let (op, flight) = match state.begin(position, len, self.limits, &mut self.bounces) {
-                    Ok(begun) => begun,
-                    Err(errno) => {
-                        state.fail(position, errno);
-                        break;
-                    }
-                };
-                let tag = self.free.pop().expect("checked above");
-                self.slots[tag as usize] = Some(flight);
-                queue.push(tag, op);
+    fn find(&self, id: u64) -> Result<usize, usize> {
+        self.requests.binary_search_by_key(&id, |state| state.id)
+    }
+
+    /// Takes out the request at `index` if it has ended; what came behind it learns of a failure.
+    fn settle(&mut self, index: usize, ended: &mut Vec<Outcome>) {
+        let Some(outcome) = self.requests[index].outcome() else { return };
+        if outcome.status.is_failure() {
+            self.requests.iter_mut().skip(index).for_each(|state| state.poisoned = true);
+        }
+        if let Some(state) = self.requests.remove(index) {
+            self.outstanding -= state.request.elements.len();
+        }
+        self.counters.count(&outcome);
+        ended.push(outcome);
+    }
+
+    fn push(&mut self, ended: &mut Vec<Outcome>) {
+        let mut next = 0;
+        while let Some(&id) = self.waiting.get(next) {
+            if self.held.is_some_and(|held| id >= held) {
+                break;
+            }
+            let Ok(index) = self.find(id) else {
+                self.waiting.remove(next);
+                continue;
+            };
+            if self.requests[index].request.fence && index > 0 {
+                break;
+            }
+            if self.must_wait(index) {
+                next += 1;
+                continue;
+            }
+            if self.requests[index].request.fence && self.requests[index].poisoned {
+                self.requests[index].give_up(Status::NotAttempted);
+            }
+            let full = self.push_parts(index);
+            if self.requests[index].waits() {
+                next += 1;
+            } else {
+                self.waiting.remove(next);
+                self.settle(index, ended);
+            }
+            if full {
+                break;
             }
         }
-        queue.kick();
+        if let Some(queue) = &mut self.queue {
+            queue.kick();
+        }
     }
 
-    fn reap(&mut self) {
+    /// Whether an earlier request has to end first.
+    fn must_wait(&self, index: usize) -> bool {
+        let (state, granule) = (&self.requests[index], self.limits.granule);
+        self.is_device
+            && !self.limits.ordered
+            && self.requests.iter().take(index).any(|earlier| earlier.conflicts(state, granule))
+    }
+
+    /// Pushes as much of one request as there is room for; true where there is no more.
+    fn push_parts(&mut self, index: usize) -> bool {
+        let (Some(queue), state) = (&mut self.queue, &mut self.requests[index]) else { return true };
+        while let Some(&tag) = self.free.last() {
+            let Some((position, len)) = state.next(self.limits) else { return false };
+            let (op, flight) = match state.begin(position, len, self.limits, &mut self.bounces) {
+                Ok(begun) => begun,
+                Err(errno) => {
+                    state.fail(position, Status::Os(errno));
+                    return false;
+                }
+            };
+            let interrupt = state.request.interrupt;
+            let rejected = queue.push(tag, op, interrupt).err();
+            if let Some(rejected) = rejected {
+                state.take_back(&flight);
+                self.bounces.extend(flight.bounce.map(|bounce| Arc::clone(bounce.region())));
+                match rejected {
+                    Rejected::Full(_) => return true,
+                    Rejected::Failed(_, error) => state.fail(position, error.status()),
+                }
+                return false;
+            }
+            self.free.pop();
+            self.slots[tag as usize] = Some(flight);
+        }
+        true
+    }
+
+    fn reap(&mut self, ended: &mut Vec<Outcome>) {
         let Some(queue) = &mut self.queue else { return };
         let mut completions = std::mem::take(&mut self.completions);
         queue.reap(&mut completions);
         for completion in completions.drain(..) {
             let Some(flight) = self.slots[completion.tag as usize].take() else { continue };
             self.free.push(completion.tag);
-            if let Some(state) = self.requests.iter_mut().find(|state| state.has(&flight)) {
-                let copied = state.complete(&flight, &completion);
+            if let Ok(index) = self.find(flight.id) {
+                let copied = self.requests[index].complete(&flight, &completion);
                 self.engine.stats().bounced_bytes.fetch_add(copied as u64, Relaxed);
+                if let (true, Err(place)) = (self.requests[index].waits(), self.waiting.binary_search(&flight.id)) {
+                    self.waiting.insert(place, flight.id);
+                }
+                self.settle(index, ended);
             }
             if let Some(bounce) = flight.bounce {
                 self.bounces.push(Arc::clone(bounce.region()));
@@ -193,22 +424,33 @@ impl Channel {
     }
 }
 
+/// Refuses what does not begin and end at a block of the device.
+fn check_granule(offset: u64, len: u64, granule: u64) -> Result<()> {
+    if offset % granule == 0 && len % granule == 0 {
+        return Ok(());
+    }
+    Err(Error::Alignment(format!(
+        "{len} bytes at device address {offset:#x}: the device takes multiples of {granule} bytes at multiples of {granule}"
+    )))
+}
+
 impl Drop for Channel {
     /// Operations in flight cannot be recalled. They keep their memory; a thread of their own waits for them, and until the
     /// last is over new transfers to that memory are refused, so that no late byte spoils them.
     fn drop(&mut self) {
         let Some(mut queue) = self.queue.take() else { return };
-        if !self.is_of_this_process() {
+        if self.check_process().is_err() {
             // The parent's queue: its locks may be held by threads that are not in this process.
             std::mem::forget(queue);
             return;
         }
         let regions: Vec<_> = self.slots.iter().flatten().filter_map(|flight| flight.region.clone()).collect();
-        let mut left = self.slots.iter().flatten().count();
+        let tags: Vec<_> = (0u32..).zip(&self.slots).filter_map(|(tag, slot)| slot.as_ref().map(|_| tag)).collect();
+        let mut left = tags.len();
         if left == 0 {
             return;
         }
-        queue.cancel();
+        tags.into_iter().for_each(|tag| queue.cancel(tag));
         regions.iter().for_each(|region| region.abandon());
         let wait = move || {
             sys::block_signals();

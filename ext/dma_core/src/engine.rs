@@ -4,72 +4,59 @@
 //! they use until their completion has been reaped, so nobody can free it under them.
 
 pub mod file;
+pub mod sim;
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
-use nix::errno::Errno;
-
+use crate::error::{Error, Result};
 use crate::memory::Span;
+use crate::transfer::{Access, Completion, Op, Path};
 
-/// One operation. The device address of a file is the offset in it.
-#[derive(Debug)]
-pub enum Op {
-    /// From the device to memory.
-    Read {
-        /// Device address of the first byte.
-        offset: u64,
-        /// Where the bytes go.
-        span: Span,
-    },
-    /// From memory to the device.
-    Write {
-        /// Device address of the first byte.
-        offset: u64,
-        /// Where the bytes come from.
-        span: Span,
-    },
-    /// What was written becomes durable.
-    Flush {
-        /// Leave metadata that is not needed to read the data back (fdatasync(2)).
-        data_only: bool,
-    },
-}
-
-/// How an operation was carried out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
-    /// Past the page cache: the device moved the bytes to or from our memory.
-    Direct,
-    /// Through the kernel's page cache.
-    Buffered,
-}
-
-/// The end of one operation.
-#[derive(Debug)]
-pub struct Completion {
-    /// The tag it was pushed with.
-    pub tag: u32,
-    /// Bytes moved, or why none were. ECANCELED: it was cancelled before it began.
-    pub result: Result<usize, Errno>,
-    /// A read that ended short because nothing is there to read.
-    pub eof: bool,
-    /// How it was carried out.
-    pub path: Path,
-}
-
-/// What an engine needs of an operation to carry it out directly.
-///
-/// The channel brings reads into this shape with bounce buffers. Of a write, the partial granules at its edges stay as they are:
-/// the engine must write them without touching their neighbours.
+/// What an engine takes. The channel brings requests into this shape: it splits them, and where memory is not aligned it copies
+/// through bounce buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Direct operations start at a multiple of this device address and have a multiple of this length, in bytes; 1: any.
+    /// Operations start at a multiple of this device address and have a multiple of this length, in bytes; 1: any.
     pub granule: u64,
-    /// Direct operations use memory at a multiple of this address; 1: any.
+    /// Operations use memory at a multiple of this address; 1: any.
     pub memory: usize,
+    /// What is not aligned is refused. Otherwise it is carried out all the same, in a slower way; the partial granules at the
+    /// edges of a write must leave their neighbours as they are.
+    pub strict: bool,
+    /// The most bytes of one operation.
+    pub max_len: u64,
+    /// No operation's memory crosses a multiple of this address; 0: any does.
+    pub boundary: usize,
+    /// The most elements of one scatter-gather request.
+    pub max_segments: usize,
+    /// Device addresses lie below this one.
+    pub size: u64,
+    /// Operations of one queue are carried out in the order they were pushed. Otherwise the channel keeps apart what would
+    /// conflict.
+    pub ordered: bool,
+    /// It takes [`Op::Copy`] and [`Op::List`].
+    pub copies: bool,
+    /// It takes [`Op::Flush`].
+    pub flushes: bool,
+}
+
+impl Limits {
+    /// Whatever alignment, up to the largest offset of a file, in any order.
+    pub const ANY: Limits = Limits {
+        granule: 1,
+        memory: 1,
+        strict: false,
+        max_len: u64::MAX,
+        boundary: 0,
+        max_segments: usize::MAX,
+        size: i64::MAX as u64,
+        ordered: false,
+        copies: false,
+        flushes: true,
+    };
 }
 
 /// What an engine did, in running totals.
@@ -101,26 +88,84 @@ impl Stats {
     }
 }
 
-/// An engine: what it needs, what it did, and queues to it.
+/// Memory as a device sees it: valid until it is dropped.
+pub trait Mapping: Send + Sync + Debug {
+    /// The bus address and length of each piece, in the order of the memory.
+    fn segments(&self) -> &[(u64, u64)];
+}
+
+/// Registers of a device, little-endian. An access is aligned to its width, and happens once, as written.
+pub trait Registers: Send + Sync + Debug {
+    /// Bytes of register space.
+    fn size(&self) -> u64;
+    /// Reads a register of `width` bytes: 1, 2, 4 or 8. The caller checked range and alignment.
+    fn read(&self, offset: u64, width: u8) -> u64;
+    /// Writes a register of `width` bytes: 1, 2, 4 or 8. The caller checked range and alignment.
+    fn write(&self, offset: u64, width: u8, value: u64);
+}
+
+/// The clock of a machine that does nothing unless somebody lets it: who waits for it runs it.
+pub trait ManualClock: Send + Sync {
+    /// Nanoseconds of simulated time.
+    fn now(&self) -> u64;
+    /// Lets the machine take its next step, if it ends by the time `until`. False where nothing is left to do before then; the
+    /// clock shows `until` in that case.
+    fn step_until(&self, until: Option<u64>) -> bool;
+}
+
+/// An engine: what it takes, what it did, and queues to it.
 pub trait Engine: Send + Sync + Debug {
-    /// What it needs of an operation.
+    /// What it takes.
     fn limits(&self) -> Limits;
+
     /// What it did so far.
     fn stats(&self) -> Arc<Stats>;
-    /// A queue for one user, with its own completion event.
-    fn queue(&self) -> Result<Box<dyn Queue>, Errno>;
+
+    /// A queue with its own completion event, of up to `depth` operations, to channel `index` of the engine.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where the channel has a queue and can have no second one; [`Error::Os`] where it cannot be made.
+    fn queue(&self, index: u16, depth: u32) -> Result<Box<dyn Queue>>;
+
+    /// Gives the engine bus addresses for the memory, until the mapping is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an engine that needs none; [`Error::Os`] (ENOSPC) where no addresses are left.
+    fn map(&self, _span: Span, _access: Access) -> Result<Arc<dyn Mapping>> {
+        Err(Error::Unsupported("a file reads and writes memory by its own address and maps none".into()))
+    }
+
+    /// Its registers, where it has some.
+    fn registers(&self) -> Option<Arc<dyn Registers>> {
+        None
+    }
+
+    /// Its clock, where it runs only when it is told to.
+    fn clock(&self) -> Option<Arc<dyn ManualClock>> {
+        None
+    }
+}
+
+/// Why an operation was not taken; it comes back.
+#[derive(Debug)]
+pub enum Rejected {
+    /// No room before something was reaped.
+    Full(Op),
+    /// It cannot be taken at all.
+    Failed(Op, Error),
 }
 
 /// One user's way to an engine: operations go in by tag, completions come out in any order.
 pub trait Queue: Send + Debug {
-    /// Adds an operation. The engine may begin it at once, and must after [`Queue::kick`].
-    fn push(&mut self, tag: u32, op: Op);
+    /// Adds an operation. The engine may begin it at once, and must after [`Queue::kick`]. With `interrupt` its completion
+    /// makes the event readable.
+    fn push(&mut self, tag: u32, op: Op, interrupt: bool) -> Result<(), Rejected>;
     /// The doorbell: whatever was pushed begins.
     fn kick(&mut self);
     /// Moves completions to `out`; none is a valid number.
     fn reap(&mut self, out: &mut Vec<Completion>);
-    /// Readable while a completion waits to be reaped.
+    /// Readable while a completion with an interrupt waits to be reaped.
     fn event(&self) -> BorrowedFd<'_>;
-    /// Asks that operations not begun yet be given up. Every operation still completes.
-    fn cancel(&mut self);
+    /// Asks that an operation be given up. It still completes, as [`crate::transfer::Status::Aborted`] or as it ends otherwise.
+    fn cancel(&mut self, tag: u32);
 }

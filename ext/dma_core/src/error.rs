@@ -2,6 +2,8 @@
 
 use nix::errno::Errno;
 
+use crate::transfer::Status;
+
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -33,6 +35,12 @@ pub enum Error {
         /// The soft limit.
         limit: u64,
     },
+    /// It took longer than somebody would wait.
+    #[error("{0}")]
+    TimedOut(String),
+    /// No room in a descriptor ring before something completes.
+    #[error("{0}")]
+    RingFull(String),
     /// The system cannot do what was asked, whatever the arguments.
     #[error("{0}")]
     Unsupported(String),
@@ -55,5 +63,15 @@ impl Error {
     /// An operating system error with what was being done.
     pub fn os(errno: Errno, context: impl Into<String>) -> Self {
         Error::Os { errno, context: context.into() }
+    }
+
+    /// How a transfer ends that meets this error on its way to the engine.
+    pub fn status(&self) -> Status {
+        match self {
+            Error::Os { errno, .. } => Status::Os(*errno),
+            Error::RingFull(_) => Status::RingFull,
+            Error::TimedOut(_) => Status::TimedOut,
+            _ => Status::DescriptorError,
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::engine::{Engine, Limits, Stats};
 use crate::error::{Error, Result};
 use crate::sys;
 
-pub use crate::engine::file::{Direct, Handle};
+pub use crate::engine::file::{Direct, Handle, OPERATION};
 pub use stream::{Chunk, Reader, Step, Stream};
 
 /// An open file. All users of it share its descriptors; each transfers through a [`Channel`] of its own.

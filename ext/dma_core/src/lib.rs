@@ -1,14 +1,18 @@
 //! Page-aligned memory that hardware and the kernel read and write directly, and the engines that move bytes through it.
 //!
 //! This crate knows nothing of Ruby. Dependencies point down only:
-//! [`mod@file`] → [`channel`] → [`engine`] → [`memory`] → [`sys`] → [`error`].
+//! [`mod@file`], [`device`] → [`channel`] → [`engine`] → [`ring`] → [`transfer`] → [`memory`] → [`sys`] → [`error`].
 
 pub mod channel;
+pub mod device;
 pub mod engine;
 pub mod error;
 pub mod file;
 pub mod memory;
+pub mod ring;
+mod sync;
 pub mod sys;
+pub mod transfer;
 
 pub use error::{Error, Result};
 /// The error numbers of the operating system.

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use dma_core::channel::{Channel, Direction, Outcome, Request};
+use dma_core::channel::{Channel, Outcome, Request};
 use dma_core::file::{Direct, File, Reader, Step, Stream};
 use dma_core::memory::{Layout, Lock, Region, Span};
+use dma_core::transfer::{Direction, Op, Status};
 use dma_core::{sys, Errno, Error};
 use tempfile::TempDir;
 
@@ -52,7 +53,7 @@ fn wait(channel: &mut Channel) -> Outcome {
 fn transfer(file: &File, direction: Direction, offset: u64, region: &Arc<Region>, start: usize, len: usize) -> Outcome {
     let mut channel = file.channel(4).unwrap();
     let span = Span::new(region, start, len).unwrap();
-    channel.submit(Request { direction, offset, span, whole: false }).unwrap();
+    channel.submit(Request::new(direction.op(offset, span))).unwrap();
     wait(&mut channel)
 }
 
@@ -72,9 +73,9 @@ fn any_range_is_read_directly_and_buffered() {
             (5_000_000, 10, 0),
         ] {
             let target = region(start + len);
-            let outcome = transfer(&file, Direction::Read, offset as u64, &target, start, len);
+            let outcome = transfer(&file, Direction::FromDevice, offset as u64, &target, start, len);
             let there = &data[offset.min(data.len())..(offset + len).min(data.len())];
-            assert_eq!((outcome.bytes, outcome.error), (there.len(), None), "{direct:?} {offset} {len}");
+            assert_eq!((outcome.bytes, outcome.errno()), (there.len(), None), "{direct:?} {offset} {len}");
             assert_eq!(bytes(&target, start, there.len()), there);
         }
         let stats = file.stats();
@@ -98,8 +99,8 @@ fn unaligned_writes_keep_their_neighbours_and_the_length() {
         {
             let source = region(start + len);
             source.fill(0, start + len, offset as u8 | 1).unwrap();
-            let outcome = transfer(&file, Direction::Write, offset as u64, &source, start, len);
-            assert_eq!((outcome.bytes, outcome.error), (len, None));
+            let outcome = transfer(&file, Direction::ToDevice, offset as u64, &source, start, len);
+            assert_eq!((outcome.bytes, outcome.errno()), (len, None));
             data.resize(data.len().max(offset + len), 0);
             data[offset..offset + len].fill(offset as u8 | 1);
             assert_eq!(fs::read(&path).unwrap(), data, "{direct:?} {offset} {len}");
@@ -118,8 +119,9 @@ fn threads_that_write_next_to_each_other_lose_no_byte() {
                 let source = region(777);
                 source.fill(0, 777, id + 1).unwrap();
                 for round in 0..40 {
-                    let outcome = transfer(&file, Direction::Write, (round * 8 + u64::from(id)) * 777, &source, 0, 777);
-                    assert_eq!((outcome.bytes, outcome.error), (777, None));
+                    let outcome =
+                        transfer(&file, Direction::ToDevice, (round * 8 + u64::from(id)) * 777, &source, 0, 777);
+                    assert_eq!((outcome.bytes, outcome.errno()), (777, None));
                 }
             })
         })
@@ -236,8 +238,8 @@ fn a_failed_write_says_how_much_is_safe() {
     let (_dir, path) = scratch(b"0123456789");
     let file = open(&path, libc::O_RDONLY, Direct::Auto);
     let source = region(100);
-    let outcome = transfer(&file, Direction::Write, 0, &source, 0, 100);
-    assert_eq!(outcome, Outcome { id: outcome.id, bytes: 0, error: Some(Errno::EBADF) });
+    let outcome = transfer(&file, Direction::ToDevice, 0, &source, 0, 100);
+    assert_eq!(outcome, Outcome { id: outcome.id, bytes: 0, status: Status::Os(Errno::EBADF) });
     assert_eq!(fs::read(&path).unwrap(), b"0123456789");
 }
 
@@ -248,8 +250,8 @@ fn flush_and_truncate_reach_the_file() {
     file.truncate(3).unwrap();
     let mut channel = file.channel(1).unwrap();
     for data_only in [true, false] {
-        let id = channel.flush(data_only);
-        assert_eq!(wait(&mut channel), Outcome { id, bytes: 1, error: None });
+        let id = channel.submit(Request::new(Op::Flush { data_only })).unwrap();
+        assert_eq!(wait(&mut channel), Outcome { id, bytes: 1, status: Status::Complete });
     }
     assert_eq!(fs::read(&path).unwrap(), b"012");
     assert_eq!(file.size(), Ok(3));

@@ -1,25 +1,7 @@
 //! Which operation comes next for a request: a rule of numbers only.
 
-use crate::engine::{Limits, Op};
-use crate::memory::Span;
-
-/// Which way the bytes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
-    /// From the device to memory.
-    Read,
-    /// From memory to the device.
-    Write,
-}
-
-impl Direction {
-    pub(super) fn op(self, offset: u64, span: Span) -> Op {
-        match self {
-            Direction::Read => Op::Read { offset, span },
-            Direction::Write => Op::Write { offset, span },
-        }
-    }
-}
+use crate::engine::Limits;
+use crate::transfer::Direction;
 
 /// The next piece of a request: how many of its bytes, and whether through a bounce buffer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,36 +29,37 @@ impl Piece {
     }
 }
 
-/// The first piece of `len` bytes at device address `offset` and memory `address`, at most `most` bytes in one operation.
+/// The first piece of `len` bytes at device address `offset` and memory `address`.
 ///
 /// Reads are brought into the shape that `limits` wants: whole blocks straight into place, partial ones through a bounce buffer.
 /// Where memory and device address never meet on a boundary, everything bounces. Writes keep their partial blocks apart, as
 /// they are.
-pub(super) fn plan(
-    direction: Direction,
-    offset: u64,
-    address: usize,
-    len: usize,
-    limits: Limits,
-    most: usize,
-) -> Piece {
+pub(super) fn plan(direction: Direction, offset: u64, address: usize, len: usize, limits: Limits) -> Piece {
     let granule = limits.granule as usize;
-    let most = (most - most % granule).max(granule);
+    let blocks_in = |len: usize| (len - len % granule).max(granule);
+    let most = blocks_in(usize::try_from(limits.max_len).unwrap_or(usize::MAX));
+    // Bounce buffers begin at a boundary; other memory meets the next one sooner.
+    let (apart, together) = match limits.boundary {
+        0 => (most, most),
+        boundary => (most.min(boundary), most.min(boundary - address % boundary)),
+    };
     let skip = (offset % limits.granule) as usize;
     let to_boundary = if skip == 0 { 0 } else { granule - skip };
     let aligned = |forward: usize| (address + forward) % limits.memory == 0;
-    let blocks = (len - len % granule).min(most);
+    let blocks = len - len % granule;
     match direction {
-        _ if skip == 0 && blocks > 0 && aligned(0) => Piece::straight(blocks),
-        Direction::Write if skip > 0 => Piece::straight(len.min(to_boundary)),
-        Direction::Write if blocks == 0 => Piece::straight(len),
-        Direction::Write => Piece::bounced(blocks, 0, blocks),
-        Direction::Read if skip > 0 && (len <= to_boundary || aligned(to_boundary)) => {
+        _ if skip == 0 && blocks.min(together - together % granule) > 0 && aligned(0) => {
+            Piece::straight(blocks.min(together - together % granule))
+        }
+        Direction::ToDevice if skip > 0 => Piece::straight(len.min(to_boundary)),
+        Direction::ToDevice if blocks == 0 => Piece::straight(len),
+        Direction::ToDevice => Piece::bounced(blocks.min(apart), 0, blocks.min(apart)),
+        Direction::FromDevice if skip > 0 && (len <= to_boundary || aligned(to_boundary)) => {
             Piece::bounced(len.min(to_boundary), skip, granule)
         }
-        Direction::Read if skip == 0 && aligned(0) => Piece::bounced(len.min(granule), 0, granule),
-        Direction::Read => {
-            let cover = (skip + len).next_multiple_of(granule).min(most);
+        Direction::FromDevice if skip == 0 && aligned(0) => Piece::bounced(len.min(granule), 0, granule),
+        Direction::FromDevice => {
+            let cover = (skip + len).next_multiple_of(granule).min(apart);
             Piece::bounced(len.min(cover - skip), skip, cover)
         }
     }
@@ -91,19 +74,26 @@ mod tests {
         (0..=max).prop_map(|n| 1usize << n)
     }
 
+    /// Whether no multiple of `boundary` lies inside.
+    fn inside(address: usize, len: usize, boundary: usize) -> bool {
+        boundary == 0 || address / boundary == (address + len - 1) / boundary
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn every_read_is_aligned_and_covers_the_range_once_in_order(
             granule in power(12), memory in power(12), offset in 0u64..100_000, address in 4096usize..100_000,
-            len in 1usize..200_000, most in 1usize..50_000,
+            len in 1usize..200_000, max_len in 1u64..50_000, boundary in prop::option::of(12u32..16),
         ) {
-            let limits = Limits { granule: granule as u64, memory };
+            let boundary = boundary.map_or(0, |n| 1 << n);
+            let limits = Limits { granule: granule as u64, memory, max_len, boundary, ..Limits::ANY };
+            let most = max_len as usize;
             let mut done = 0;
             while done < len {
                 let at = offset + done as u64;
-                let piece = plan(Direction::Read, at, address + done, len - done, limits, most);
+                let piece = plan(Direction::FromDevice, at, address + done, len - done, limits);
                 prop_assert!(piece.take > 0 && piece.take <= len - done);
                 let (start, size) = match piece.bounce {
                     Some(Bounce { skip, len }) => {
@@ -112,6 +102,7 @@ mod tests {
                     }
                     None => {
                         prop_assert_eq!((address + done) % memory, 0);
+                        prop_assert!(inside(address + done, piece.take, boundary));
                         (at, piece.take)
                     }
                 };
@@ -125,20 +116,24 @@ mod tests {
         #[test]
         fn every_write_is_whole_blocks_or_stays_inside_one(
             granule in power(12), memory in power(12), offset in 0u64..100_000, address in 4096usize..100_000,
-            len in 1usize..200_000, most in 1usize..50_000,
+            len in 1usize..200_000, max_len in 1u64..50_000, boundary in prop::option::of(12u32..16),
         ) {
-            let limits = Limits { granule: granule as u64, memory };
+            let boundary = boundary.map_or(0, |n| 1 << n);
+            let limits = Limits { granule: granule as u64, memory, max_len, boundary, ..Limits::ANY };
             let mut done = 0;
             while done < len {
                 let at = offset + done as u64;
-                let piece = plan(Direction::Write, at, address + done, len - done, limits, most);
+                let piece = plan(Direction::ToDevice, at, address + done, len - done, limits);
                 prop_assert!(piece.take > 0 && piece.take <= len - done);
                 let whole = at % limits.granule == 0 && piece.take % granule == 0;
-                let inside = at / limits.granule == (at + piece.take as u64 - 1) / limits.granule;
-                prop_assert!(whole || inside);
+                let within = at / limits.granule == (at + piece.take as u64 - 1) / limits.granule;
+                prop_assert!(whole || within);
                 match piece.bounce {
                     Some(bounce) => prop_assert_eq!(bounce, Bounce { skip: 0, len: piece.take }),
-                    None if whole => prop_assert_eq!((address + done) % memory, 0),
+                    None if whole => {
+                        prop_assert_eq!((address + done) % memory, 0);
+                        prop_assert!(inside(address + done, piece.take, boundary));
+                    }
                     None => {}
                 }
                 done += piece.take;
@@ -148,10 +143,10 @@ mod tests {
 
     #[test]
     fn aligned_reads_make_one_straight_piece_per_operation() {
-        let limits = Limits { granule: 512, memory: 512 };
-        let piece = plan(Direction::Read, 1024, 8192, 5 << 20, limits, 1 << 20);
+        let limits = Limits { granule: 512, memory: 512, max_len: 1 << 20, ..Limits::ANY };
+        let piece = plan(Direction::FromDevice, 1024, 8192, 5 << 20, limits);
         assert_eq!(piece, Piece::straight(1 << 20));
-        assert_eq!(plan(Direction::Read, 0, 4096, 513, limits, 1 << 20), Piece::straight(512));
-        assert_eq!(plan(Direction::Read, 512, 4608, 1, limits, 1 << 20), Piece::bounced(1, 0, 512));
+        assert_eq!(plan(Direction::FromDevice, 0, 4096, 513, limits), Piece::straight(512));
+        assert_eq!(plan(Direction::FromDevice, 512, 4608, 1, limits), Piece::bounced(1, 0, 512));
     }
 }

@@ -1,47 +1,77 @@
 //! One request: what of it is still to be pushed, what came of the rest, and when it has ended.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::plan::{plan, Bounce, Direction, Piece};
-use super::OPERATION;
-use crate::engine::{Completion, Limits, Op};
+use super::plan::{plan, Bounce, Piece};
+use crate::engine::Limits;
 use crate::error::Result;
 use crate::memory::{Huge, Layout, Lock, Region, Span};
+use crate::sys;
+use crate::transfer::{Completion, Direction, Op, Status};
 
-/// A transfer between memory and device addresses; neither needs to be aligned.
+/// A transfer: one element, or several that are carried out as one (scatter-gather). Where the engine is not strict, neither
+/// memory nor device addresses need to be aligned.
 #[derive(Debug)]
 pub struct Request {
-    /// Which way the bytes go.
-    pub direction: Direction,
-    /// Device address of the first byte.
-    pub offset: u64,
-    /// The memory.
-    pub span: Span,
-    /// In one operation, whatever its length and alignment, instead of several of up to [`OPERATION`] bytes. A read must then be
-    /// aligned by the caller; it and a write may move less than asked.
+    /// What is to be moved, of any length.
+    pub elements: Vec<Op>,
+    /// In one operation, whatever its length and alignment, instead of several that the engine's limits allow. A read must then
+    /// be aligned by the caller; it and a write may move less than asked.
     pub whole: bool,
+    /// Not begun before all requests that were submitted earlier and had not ended by then are over, and not attempted if one of
+    /// them failed.
+    pub fence: bool,
+    /// Whether its completion makes the channel's event readable.
+    pub interrupt: bool,
+}
+
+impl Request {
+    /// A request of one element.
+    pub fn new(op: Op) -> Request {
+        Request::list(vec![op])
+    }
+
+    /// A scatter-gather request.
+    pub fn list(elements: Vec<Op>) -> Request {
+        Request { elements, whole: false, fence: false, interrupt: true }
+    }
 }
 
 /// The end of a request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// What [`Channel::submit`](super::Channel::submit) returned.
     pub id: u64,
-    /// Bytes moved from the start without a gap: on an error the bytes that are safe, otherwise less than asked only at the
+    /// Bytes moved from the start without a gap: on a failure the bytes that are safe, otherwise less than asked only at the
     /// end of the device.
     pub bytes: usize,
-    /// What stopped it, if anything did.
-    pub error: Option<Errno>,
+    /// Complete, or what stopped it.
+    pub status: Status,
+}
+
+impl Outcome {
+    /// What stopped it, as an error number.
+    pub fn errno(&self) -> Option<Errno> {
+        match self.status {
+            Status::Complete => None,
+            Status::Os(errno) => Some(errno),
+            Status::Aborted => Some(Errno::ECANCELED),
+            _ => Some(Errno::EIO),
+        }
+    }
 }
 
 /// What is known of a request that has not ended.
 #[derive(Debug)]
 pub(super) struct State {
-    id: u64,
-    work: Work,
+    pub id: u64,
+    pub request: Request,
+    /// Where each element begins, counted in bytes of the request.
+    starts: Vec<usize>,
     /// Parts not pushed yet, as (position, length).
     todo: VecDeque<(usize, usize)>,
     in_flight: usize,
@@ -50,67 +80,61 @@ pub(super) struct State {
     exact: Option<usize>,
     /// Where the device ends, as far as is known.
     end: usize,
-    error: Option<(usize, Errno)>,
-}
-
-/// What is asked for.
-#[derive(Debug)]
-pub(super) enum Work {
-    Transfer(Request),
-    Flush { data_only: bool },
+    failed: Option<(usize, Status)>,
+    /// Why it was cancelled.
+    given_up: Option<Status>,
+    /// Something that it must not be begun after has failed.
+    pub poisoned: bool,
 }
 
 /// What is kept of an operation until it completes.
 #[derive(Debug)]
 pub(super) struct InFlight {
-    id: u64,
+    pub id: u64,
     position: usize,
     piece: Piece,
     pub bounce: Option<Span>,
     pub region: Option<Arc<Region>>,
 }
 
-impl Request {
-    fn piece(&self, position: usize, len: usize, limits: Limits) -> Piece {
-        if self.whole {
-            return Piece::straight(len);
+/// The operation for one piece, and the bounce buffer it uses, from those that are free where one is large enough.
+fn operation(
+    direction: Direction,
+    offset: u64,
+    part: Span,
+    piece: Piece,
+    limits: Limits,
+    bounces: &mut Vec<Arc<Region>>,
+) -> Result<(Op, Option<Span>), Errno> {
+    let Some(Bounce { skip, len }) = piece.bounce else {
+        return Ok((direction.op(offset, part), None));
+    };
+    let region = match bounces.iter().position(|region| region.len() >= len) {
+        Some(index) => bounces.swap_remove(index),
+        None => {
+            let align = sys::page_size().max(limits.boundary);
+            let layout = Layout { size: len, align, huge: Huge::Never };
+            Region::allocate(layout, Lock::Never).map_err(|_| Errno::ENOMEM)?
         }
-        let address = self.span.address() as usize + position;
-        plan(self.direction, self.offset + position as u64, address, len, limits, OPERATION)
+    };
+    let span = Span::new(&region, 0, len).map_err(|_| Errno::ENOMEM)?;
+    if direction == Direction::ToDevice {
+        part.copy_to(0, &span, piece.take);
     }
-
-    /// The operation for one piece, and the bounce buffer it uses, from those that are free where one is large enough.
-    fn operation(
-        &self,
-        position: usize,
-        piece: Piece,
-        bounces: &mut Vec<Arc<Region>>,
-    ) -> Result<(Op, Option<Span>), Errno> {
-        let offset = self.offset + position as u64;
-        let Some(Bounce { skip, len }) = piece.bounce else {
-            let span = self.span.part(position, piece.take);
-            return Ok((self.direction.op(offset, span), None));
-        };
-        let region = match bounces.iter().position(|region| region.len() >= len) {
-            Some(index) => bounces.swap_remove(index),
-            None => {
-                let layout = Layout { huge: Huge::Never, ..Layout::new(len) };
-                Region::allocate(layout, Lock::Never).map_err(|_| Errno::ENOMEM)?
-            }
-        };
-        let span = Span::new(&region, 0, len).map_err(|_| Errno::ENOMEM)?;
-        if self.direction == Direction::Write {
-            self.span.part(position, piece.take).copy_to(0, &span, piece.take);
-        }
-        let used = span.part(0, len);
-        Ok((self.direction.op(offset - skip as u64, span), Some(used)))
-    }
+    let used = span.part(0, len);
+    Ok((direction.op(offset - skip as u64, span), Some(used)))
 }
 
 impl State {
-    pub(super) fn new(id: u64, work: Work, len: usize) -> State {
-        let todo = if len == 0 { VecDeque::new() } else { VecDeque::from([(0, len)]) };
-        State { id, work, todo, in_flight: 0, exact: None, end: len, error: None }
+    pub(super) fn new(id: u64, request: Request) -> State {
+        let (mut total, mut starts) = (0, Vec::with_capacity(request.elements.len()));
+        for op in &request.elements {
+            starts.push(total);
+            total += op.len() as usize;
+        }
+        let todo = if total == 0 { VecDeque::new() } else { VecDeque::from([(0, total)]) };
+        let (failed, given_up) = (None, None);
+        State { id, request, starts, todo, in_flight: 0, exact: None, end: total, failed, given_up, poisoned: false }
     }
 
     /// The operation for as much of `len` bytes from `position` on as one takes; the rest stays to be pushed.
@@ -121,15 +145,31 @@ impl State {
         limits: Limits,
         bounces: &mut Vec<Arc<Region>>,
     ) -> Result<(Op, InFlight), Errno> {
-        let (op, piece, bounce, region) = match &self.work {
-            Work::Flush { data_only } => (Op::Flush { data_only: *data_only }, Piece::straight(len), None, None),
-            Work::Transfer(request) => {
-                let exact = self.exact == Some(position);
-                let piece = if exact { Piece::straight(len) } else { request.piece(position, len, limits) };
-                let (op, bounce) = request.operation(position, piece, bounces)?;
-                (op, piece, bounce, Some(Arc::clone(request.span.region())))
+        let index = self.starts.partition_point(|start| *start <= position) - 1;
+        let element = &self.request.elements[index];
+        let skip = position - self.starts[index];
+        let there = len.min(element.len() as usize - skip);
+        let (op, piece, bounce) = match element {
+            Op::Read { offset, span } | Op::Write { offset, span } => {
+                let direction = if let Op::Read { .. } = element { Direction::FromDevice } else { Direction::ToDevice };
+                let offset = offset + skip as u64;
+                let piece = if self.request.whole || self.exact == Some(position) {
+                    Piece::straight(there)
+                } else {
+                    plan(direction, offset, span.address() as usize + skip, there, limits)
+                };
+                let part = span.part(skip, piece.take);
+                let (op, bounce) = operation(direction, offset, part, piece, limits, bounces)?;
+                (op, piece, bounce)
             }
+            Op::Copy { from, to, len } => (Op::Copy { from: *from, to: *to, len: *len }, Piece::straight(there), None),
+            Op::List { first, len, ring } => {
+                let ring = ring.part(0, ring.len());
+                (Op::List { first: *first, len: *len, ring }, Piece::straight(there), None)
+            }
+            Op::Flush { data_only } => (Op::Flush { data_only: *data_only }, Piece::straight(there), None),
         };
+        let region = element.span().map(|span| Arc::clone(span.region()));
         if piece.take < len {
             self.todo.push_front((position + piece.take, len - piece.take));
         }
@@ -137,19 +177,25 @@ impl State {
         Ok((op, InFlight { id: self.id, position, piece, bounce, region }))
     }
 
-    /// Whether an operation is one of this request's.
-    pub(super) fn has(&self, flight: &InFlight) -> bool {
-        self.id == flight.id
+    /// An operation that was begun and not taken is to be begun once more.
+    pub(super) fn take_back(&mut self, flight: &InFlight) {
+        self.in_flight -= 1;
+        self.todo.push_front((flight.position, flight.piece.take));
     }
 
-    /// What was not pushed is not wanted any more.
-    pub(super) fn give_up(&mut self) {
+    /// What was not pushed is not wanted any more, and what was ends for this reason where it can.
+    pub(super) fn give_up(&mut self, why: Status) {
+        self.given_up = Some(why);
+        if let Some((position, _)) = self.todo.front() {
+            self.fail(*position, why);
+        }
         self.todo.clear();
     }
 
-    /// The next part to push. Writes go one at a time, so that what is safe after a failure has no gap and no hole.
-    pub(super) fn next(&mut self) -> Option<(usize, usize)> {
-        let serial = matches!(&self.work, Work::Transfer(request) if request.direction == Direction::Write);
+    /// The next part to push. Where operations may overtake each other, writes go one at a time, so that what is safe after a
+    /// failure has no gap and no hole.
+    pub(super) fn next(&mut self, limits: Limits) -> Option<(usize, usize)> {
+        let serial = !limits.ordered && !self.request.elements.iter().all(|op| matches!(op, Op::Read { .. }));
         if serial && self.in_flight > 0 {
             return None;
         }
@@ -161,14 +207,20 @@ impl State {
         }
     }
 
-    /// What lies from here on is not wanted: the device ends, or something failed.
-    fn stop(&self) -> usize {
-        self.error.map_or(self.end, |(position, _)| position.min(self.end))
+    /// Whether there is something left to push.
+    pub(super) fn waits(&self) -> bool {
+        let stop = self.stop();
+        self.todo.iter().any(|(position, _)| *position < stop)
     }
 
-    pub(super) fn fail(&mut self, position: usize, errno: Errno) {
-        if self.error.is_none_or(|(first, _)| position < first) {
-            self.error = Some((position, errno));
+    /// What lies from here on is not wanted: the device ends, or something failed.
+    fn stop(&self) -> usize {
+        self.failed.map_or(self.end, |(position, _)| position.min(self.end))
+    }
+
+    pub(super) fn fail(&mut self, position: usize, status: Status) {
+        if self.failed.is_none_or(|(first, _)| position < first) {
+            self.failed = Some((position, status));
         }
     }
 
@@ -176,33 +228,32 @@ impl State {
     pub(super) fn complete(&mut self, flight: &InFlight, completion: &Completion) -> usize {
         self.in_flight -= 1;
         let InFlight { position, piece, bounce, .. } = flight;
-        let Work::Transfer(request) = &self.work else {
-            if let Err(errno) = completion.result {
-                self.fail(*position, errno);
-            }
-            return 0;
-        };
-        let moved = match completion.result {
-            Ok(moved) => moved,
-            Err(errno) => {
-                self.fail(*position, errno);
-                return 0;
-            }
-        };
+        let index = self.starts.partition_point(|start| start <= position) - 1;
+        let element = &self.request.elements[index];
         let skip = piece.bounce.map_or(0, |bounce| bounce.skip);
-        let useful = moved.saturating_sub(skip).min(piece.take);
-        if let (Some(bounce), Direction::Read) = (bounce, request.direction) {
+        let useful = match element {
+            Op::Flush { .. } if !completion.status.is_failure() => piece.take,
+            _ => completion.bytes.saturating_sub(skip).min(piece.take),
+        };
+        let is_read = matches!(element, Op::Read { .. });
+        if let (Some(bounce), Op::Read { span, .. }) = (bounce, element) {
             if useful > 0 {
-                bounce.copy_to(skip, &request.span.part(*position, useful), useful);
+                bounce.copy_to(skip, &span.part(position - self.starts[index], useful), useful);
             }
         }
-        if useful < piece.take {
-            let short = position + useful;
-            if completion.eof || request.whole || (moved == 0 && request.direction == Direction::Read) {
+        let short = position + useful;
+        if completion.status.is_failure() {
+            let status = completion.status;
+            self.fail(short, self.given_up.filter(|_| status == Status::Aborted).unwrap_or(status));
+        } else if useful < piece.take {
+            let nothing = completion.bytes == 0;
+            if completion.eof || self.request.whole || (nothing && is_read) {
                 self.end = self.end.min(short);
-            } else if moved == 0 {
+            } else if nothing {
                 // A write that neither moves a byte nor says why would be tried for ever.
-                self.fail(*position, Errno::EIO);
+                self.fail(*position, Status::Os(Errno::EIO));
+            } else if let Some(why) = self.given_up {
+                self.fail(short, why);
             } else {
                 self.exact = (useful == 0).then_some(short);
                 self.todo.push_front((short, piece.take - useful));
@@ -215,12 +266,54 @@ impl State {
         }
     }
 
+    /// How it ended, if it did.
     pub(super) fn outcome(&self) -> Option<Outcome> {
-        let stop = self.stop();
-        if self.in_flight > 0 || self.todo.iter().any(|(position, _)| *position < stop) {
+        if self.in_flight > 0 || self.waits() {
             return None;
         }
-        let error = self.error.filter(|(position, _)| *position < self.end);
-        Some(Outcome { id: self.id, bytes: stop, error: error.map(|(_, errno)| errno) })
+        let failed = self.failed.filter(|(position, _)| *position < self.end);
+        Some(Outcome { id: self.id, bytes: self.stop(), status: failed.map_or(Status::Complete, |(_, status)| status) })
     }
+
+    /// Whether the two must not be carried out at the same time, because one writes what the other uses. Device addresses count
+    /// in whole blocks of `granule` bytes.
+    pub(super) fn conflicts(&self, other: &State, granule: u64) -> bool {
+        let pairs = self.request.elements.iter().flat_map(|a| other.request.elements.iter().map(move |b| (a, b)));
+        pairs.into_iter().any(|(a, b)| conflict(a, b, granule))
+    }
+}
+
+/// What an element reads and writes on the device, in whole blocks, and in memory.
+struct Use {
+    device_read: Range<u64>,
+    device_write: Range<u64>,
+    memory_read: Range<u64>,
+    memory_write: Range<u64>,
+}
+
+fn uses(op: &Op, granule: u64) -> Use {
+    let none = || 0..0;
+    let blocks = |offset: u64, len: u64| offset - offset % granule..(offset + len).next_multiple_of(granule);
+    let bytes = |span: &Span| span.address() as u64..span.address() as u64 + span.len() as u64;
+    let (device_read, device_write, memory_read, memory_write) = match op {
+        Op::Read { offset, span } => (blocks(*offset, op.len()), none(), none(), bytes(span)),
+        Op::Write { offset, span } => (none(), blocks(*offset, op.len()), bytes(span), none()),
+        Op::Copy { from, to, len } => (blocks(*from, *len), blocks(*to, *len), none(), none()),
+        // What a list moves is the engine's to find out, and a flush is about all that was written.
+        Op::List { .. } => (0..u64::MAX, 0..u64::MAX, 0..u64::MAX, 0..u64::MAX),
+        Op::Flush { .. } => (0..u64::MAX, none(), none(), none()),
+    };
+    Use { device_read, device_write, memory_read, memory_write }
+}
+
+fn conflict(a: &Op, b: &Op, granule: u64) -> bool {
+    let overlap = |x: &Range<u64>, y: &Range<u64>| x.start < y.end && y.start < x.end;
+    let (a, b) = (uses(a, granule), uses(b, granule));
+    let device = overlap(&a.device_write, &b.device_write)
+        || overlap(&a.device_write, &b.device_read)
+        || overlap(&a.device_read, &b.device_write);
+    let memory = overlap(&a.memory_write, &b.memory_write)
+        || overlap(&a.memory_write, &b.memory_read)
+        || overlap(&a.memory_read, &b.memory_write);
+    device || memory
 }

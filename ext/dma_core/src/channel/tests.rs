@@ -8,8 +8,9 @@ use nix::sys::eventfd::EventFd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::{Op, Path, Stats};
+use crate::engine::Stats;
 use crate::memory::{Layout, Lock, Span};
+use crate::transfer::{Direction, Path};
 
 /// A device of bytes, and how it misbehaves.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ struct FakeQueue {
     device: Arc<Mutex<Device>>,
     pushed: Vec<(u32, Op)>,
     event: Arc<EventFd>,
-    cancelled: bool,
+    cancelled: Vec<u32>,
 }
 
 impl Fake {
@@ -73,14 +74,14 @@ impl Engine for Fake {
         Arc::clone(&self.stats)
     }
 
-    fn queue(&self) -> Result<Box<dyn Queue>, Errno> {
+    fn queue(&self, _index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
         let (event, device) = (Arc::clone(&self.device().event), Arc::clone(&self.device));
-        Ok(Box::new(FakeQueue { limits: self.limits, device, pushed: Vec::new(), event, cancelled: false }))
+        Ok(Box::new(FakeQueue { limits: self.limits, device, pushed: Vec::new(), event, cancelled: Vec::new() }))
     }
 }
 
 impl Queue for FakeQueue {
-    fn push(&mut self, tag: u32, op: Op) {
+    fn push(&mut self, tag: u32, op: Op, _interrupt: bool) -> Result<(), Rejected> {
         let mut device = self.device.lock().unwrap();
         device.longest = device.longest.max(self.pushed.len() + 1);
         if let (Op::Read { offset, span }, false) = (&op, device.vague) {
@@ -89,6 +90,7 @@ impl Queue for FakeQueue {
             assert_eq!(span.address() as usize % self.limits.memory, 0);
         }
         self.pushed.push((tag, op));
+        Ok(())
     }
 
     fn kick(&mut self) {
@@ -104,8 +106,8 @@ impl Queue for FakeQueue {
         // One at a time, and not always the oldest.
         let next = device.next();
         let (tag, op) = self.pushed.swap_remove(next as usize % self.pushed.len());
-        out.push(if self.cancelled {
-            Completion { tag, result: Err(Errno::ECANCELED), eof: false, path: Path::Direct }
+        out.push(if self.cancelled.contains(&tag) {
+            Completion { tag, status: Status::Aborted, bytes: 0, eof: false, path: Path::Direct }
         } else {
             device.carry_out(tag, &op, self.limits.granule as usize)
         });
@@ -116,8 +118,8 @@ impl Queue for FakeQueue {
         self.event.as_fd()
     }
 
-    fn cancel(&mut self) {
-        self.cancelled = true;
+    fn cancel(&mut self, tag: u32) {
+        self.cancelled.push(tag);
     }
 }
 
@@ -134,11 +136,11 @@ impl Device {
     fn carry_out(&mut self, tag: u32, op: &Op, granule: usize) -> Completion {
         let (offset, span) = match op {
             Op::Read { offset, span } | Op::Write { offset, span } => (*offset, span),
-            Op::Flush { .. } => return Completion { tag, result: Ok(0), eof: false, path: Path::Direct },
+            _ => return Completion { tag, status: Status::Complete, bytes: 0, eof: false, path: Path::Direct },
         };
         let end = offset + span.len() as u64;
         if self.broken.is_some_and(|address| (offset..end).contains(&address)) {
-            return Completion { tag, result: Err(Errno::EIO), eof: false, path: Path::Direct };
+            return Completion { tag, status: Status::Os(Errno::EIO), bytes: 0, eof: false, path: Path::Direct };
         }
         let start = (offset as usize).min(self.bytes.len());
         let mut len = span.len();
@@ -152,12 +154,12 @@ impl Device {
             }
             // SAFETY: the span has `len` bytes, and the vector has them from `offset` on.
             unsafe { std::ptr::copy_nonoverlapping(span.address(), self.bytes[offset as usize..].as_mut_ptr(), len) };
-            return Completion { tag, result: Ok(len), eof: false, path: Path::Direct };
+            return Completion { tag, status: Status::Complete, bytes: len, eof: false, path: Path::Direct };
         }
         let n = len.min(self.bytes.len() - start);
         // SAFETY: the span has `n` bytes, and the vector has them from `start` on.
         unsafe { std::ptr::copy_nonoverlapping(self.bytes[start..].as_ptr(), span.address(), n) };
-        Completion { tag, result: Ok(n), eof: n < len && !self.vague, path: Path::Direct }
+        Completion { tag, status: Status::Complete, bytes: n, eof: n < len && !self.vague, path: Path::Direct }
     }
 }
 
@@ -188,7 +190,7 @@ fn complete(channel: &mut Channel) -> Outcome {
 }
 
 fn request(direction: Direction, offset: u64, region: &Arc<Region>, start: usize, len: usize) -> Request {
-    Request { direction, offset, span: Span::new(region, start, len).unwrap(), whole: false }
+    Request::new(direction.op(offset, Span::new(region, start, len).unwrap()))
 }
 
 proptest! {
@@ -201,16 +203,16 @@ proptest! {
         broken in prop::option::of(0u64..30_000),
     ) {
         let device = numbered(size);
-        let limits = Limits { granule: 1 << granule, memory: 1 << memory };
+        let limits = Limits { granule: 1 << granule, memory: 1 << memory, max_len: 1 << 20, ..Limits::ANY };
         let fake = Fake::new(device.clone(), limits, script, broken);
         let target = region(start + len + 100, 0xaa);
         let mut channel = Channel::new(fake.clone(), depth).unwrap();
-        channel.submit(request(Direction::Read, offset, &target, start, len)).unwrap();
+        channel.submit(request(Direction::FromDevice, offset, &target, start, len)).unwrap();
         let outcome = complete(&mut channel);
 
         let from = (offset as usize).min(size);
         let there = &device[from..(from + len).min(size)];
-        match outcome.error {
+        match outcome.errno() {
             None => prop_assert_eq!(outcome.bytes, there.len()),
             Some(errno) => {
                 prop_assert_eq!(errno, Errno::EIO);
@@ -234,11 +236,11 @@ proptest! {
         broken in prop::option::of(0u64..30_000),
     ) {
         let before = numbered(size);
-        let limits = Limits { granule: 1 << granule, memory: 1 << memory };
+        let limits = Limits { granule: 1 << granule, memory: 1 << memory, max_len: 1 << 20, ..Limits::ANY };
         let fake = Fake::new(before.clone(), limits, script, broken);
         let source = region(start + len + 1, 0x55);
         let mut channel = Channel::new(fake.clone(), depth).unwrap();
-        channel.submit(request(Direction::Write, offset, &source, start, len)).unwrap();
+        channel.submit(request(Direction::ToDevice, offset, &source, start, len)).unwrap();
         let outcome = complete(&mut channel);
 
         let mut expected = before;
@@ -247,13 +249,13 @@ proptest! {
             expected.resize(expected.len().max(end), 0);
             expected[offset as usize..end].fill(0x55);
         }
-        prop_assert_eq!(outcome.error.is_none(), outcome.bytes == len);
+        prop_assert_eq!(outcome.errno().is_none(), outcome.bytes == len);
         prop_assert_eq!(&fake.device().bytes, &expected, "a failed write leaves nothing behind the bytes it calls safe");
         prop_assert!(bytes(&source).iter().all(|byte| *byte == 0x55), "the source");
     }
 }
 
-const BYTEWISE: Limits = Limits { granule: 1, memory: 1 };
+const BYTEWISE: Limits = Limits::ANY;
 
 #[test]
 fn memory_of_a_dropped_channel_stays_and_is_refused_until_the_engine_lets_go() {
@@ -261,14 +263,14 @@ fn memory_of_a_dropped_channel_stays_and_is_refused_until_the_engine_lets_go() {
     fake.device().stuck = true;
     let target = region(4096, 0);
     let mut channel = Channel::new(fake.clone(), 2).unwrap();
-    channel.submit(request(Direction::Read, 0, &target, 0, 4096)).unwrap();
+    channel.submit(request(Direction::FromDevice, 0, &target, 0, 4096)).unwrap();
     assert_eq!(channel.progress(), Ok(vec![]));
     assert!(!channel.quiesce(Duration::from_millis(1)), "the engine holds an operation");
     drop(channel);
     assert!(target.in_flight() > 0);
 
     let mut other = Channel::new(Fake::new(vec![], BYTEWISE, vec![], None), 2).unwrap();
-    let refused = other.submit(request(Direction::Read, 0, &target, 0, 10));
+    let refused = other.submit(request(Direction::FromDevice, 0, &target, 0, 10));
     assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
 
     fake.device().stuck = false;
@@ -283,18 +285,19 @@ fn memory_of_a_dropped_channel_stays_and_is_refused_until_the_engine_lets_go() {
 #[test]
 fn a_device_that_promises_more_than_it_gives_ends_where_nothing_comes() {
     let device = numbered(1500);
-    let fake = Fake::new(device.clone(), Limits { granule: 512, memory: 512 }, vec![], None);
+    let fake =
+        Fake::new(device.clone(), Limits { granule: 512, memory: 512, max_len: 1 << 20, ..Limits::ANY }, vec![], None);
     fake.device().vague = true;
     for (offset, len, start) in
         [(0, 4096, 0), (1400, 3000, 7), (1499, 2, 0), (1500, 10, 0), (1536, 512, 0), (4000, 1, 3)]
     {
         let target = region(start + len, 0);
         let mut channel = Channel::new(fake.clone(), 2).unwrap();
-        channel.submit(request(Direction::Read, offset, &target, start, len)).unwrap();
+        channel.submit(request(Direction::FromDevice, offset, &target, start, len)).unwrap();
         let there =
             &device[(offset as usize).min(1500)..(offset as usize + len).min(1500).max((offset as usize).min(1500))];
         let outcome = complete(&mut channel);
-        assert_eq!((outcome.bytes, outcome.error), (there.len(), None), "{len} bytes at {offset}");
+        assert_eq!((outcome.bytes, outcome.errno()), (there.len(), None), "{len} bytes at {offset}");
         assert_eq!(&bytes(&target)[start..start + there.len()], there);
     }
 }
@@ -305,10 +308,10 @@ fn quiesce_gives_up_what_was_not_begun() {
     let target = region(100, 7);
     let mut channel = Channel::new(fake, 1).unwrap();
     for offset in 0..5 {
-        channel.submit(request(Direction::Read, offset, &target, 0, 10)).unwrap();
+        channel.submit(request(Direction::FromDevice, offset, &target, 0, 10)).unwrap();
     }
     assert!(channel.quiesce(Duration::from_secs(30)));
-    assert!(!channel.is_usable());
+    assert!(channel.is_usable());
     assert_eq!(target.in_flight(), 0);
     assert_eq!(bytes(&target), [7; 100]);
 }
@@ -319,7 +322,7 @@ fn requests_past_the_largest_offset_are_refused() {
     let mut channel = Channel::new(fake, 1).unwrap();
     let target = region(10, 0);
     for offset in [u64::MAX, i64::MAX as u64 - 9] {
-        let refused = channel.submit(request(Direction::Read, offset, &target, 0, 10));
+        let refused = channel.submit(request(Direction::FromDevice, offset, &target, 0, 10));
         assert!(matches!(refused, Err(Error::Argument(_))), "{refused:?}");
     }
 }
@@ -327,16 +330,21 @@ fn requests_past_the_largest_offset_are_refused() {
 #[test]
 fn many_requests_share_the_depth_and_all_end() {
     let device = numbered(50_000);
-    let fake = Fake::new(device.clone(), Limits { granule: 512, memory: 512 }, vec![1, 5, 2, 0, 7], None);
+    let fake = Fake::new(
+        device.clone(),
+        Limits { granule: 512, memory: 512, max_len: 1 << 20, ..Limits::ANY },
+        vec![1, 5, 2, 0, 7],
+        None,
+    );
     let target = region(50_000, 0);
     let mut channel = Channel::new(fake.clone(), 3).unwrap();
     let mut open: Vec<u64> = (0..50)
-        .map(|n| channel.submit(request(Direction::Read, n * 1000, &target, n as usize * 1000, 1000)).unwrap())
+        .map(|n| channel.submit(request(Direction::FromDevice, n * 1000, &target, n as usize * 1000, 1000)).unwrap())
         .collect();
-    open.push(channel.flush(true));
+    open.push(channel.submit(Request::new(Op::Flush { data_only: true })).unwrap());
     while !open.is_empty() {
         for outcome in channel.progress().unwrap() {
-            assert_eq!(outcome.error, None);
+            assert_eq!(outcome.errno(), None);
             open.retain(|id| *id != outcome.id);
         }
     }

@@ -10,10 +10,18 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use nix::errno::Errno;
 
-use super::{Completion, Limits, Op, Path, Stats};
+use super::{Limits, Stats};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::sys;
+use crate::transfer::{Completion, Op, Path, Status};
+
+/// The length of one operation where nobody asks for another: large enough to amortise it, small enough for several of them to
+/// overlap and for an interrupt to be answered soon.
+pub const OPERATION: usize = 1 << 20;
+
+/// What a file takes through the page cache.
+const BUFFERED: Limits = Limits { max_len: OPERATION as u64, ..Limits::ANY };
 
 /// Whether a file is read and written past the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +72,7 @@ impl Handle {
         nix::fcntl::fcntl(&buffered, nix::fcntl::F_SETFL(nix::fcntl::OFlag::empty())).map_err(context)?;
         let stats = Arc::new(Stats::default());
         let (direct_fd, limits) = match direct {
-            Direct::Never => (None, Limits { granule: 1, memory: 1 }),
+            Direct::Never => (None, BUFFERED),
             _ => match alignment::open_direct(path, flags, stat) {
                 Ok((fd, limits)) => (Some(fd), limits),
                 Err(why) if direct == Direct::Always => {
@@ -74,7 +82,7 @@ impl Handle {
                 }
                 Err(_) => {
                     stats.fallbacks.fetch_add(1, Relaxed);
-                    (None, Limits { granule: 1, memory: 1 })
+                    (None, BUFFERED)
                 }
             },
         };
@@ -134,11 +142,13 @@ impl Handle {
             Op::Write { offset, span } => self.write(*offset, span),
             Op::Flush { data_only } => {
                 let done = sys::sync(self.buffered.as_fd(), *data_only);
-                return Completion { tag, result: done.map(|()| 0), eof: false, path: Path::Buffered };
+                return end(tag, Path::Buffered, done.map(|()| 0), false);
             }
+            // The channel asks the limits first.
+            Op::Copy { .. } | Op::List { .. } => return end(tag, Path::Buffered, Err(Errno::EOPNOTSUPP), false),
         };
         self.stats.count(path, result.unwrap_or(0));
-        Completion { tag, result, eof, path }
+        end(tag, path, result, eof)
     }
 
     fn read(&self, offset: u64, span: &Span) -> (Path, Result<usize, Errno>, bool) {
@@ -187,7 +197,7 @@ impl Handle {
     }
 
     fn fitting(&self, offset: u64, span: &Span) -> Option<BorrowedFd<'_>> {
-        let Limits { granule, memory } = self.limits;
+        let Limits { granule, memory, .. } = self.limits;
         let fits = offset % granule == 0 && span.len() as u64 % granule == 0 && span.address() as usize % memory == 0;
         self.direct.as_ref().filter(|_| fits).map(AsFd::as_fd)
     }
@@ -197,4 +207,12 @@ impl Handle {
     fn ends_at(&self, offset: u64, n: usize) -> bool {
         n == 0 || self.size().is_ok_and(|size| size > 0 && offset + n as u64 >= size)
     }
+}
+
+fn end(tag: u32, path: Path, result: Result<usize, Errno>, eof: bool) -> Completion {
+    let (status, bytes) = match result {
+        Ok(bytes) => (Status::Complete, bytes),
+        Err(errno) => (Status::Os(errno), 0),
+    };
+    Completion { tag, status, bytes, eof, path }
 }

@@ -4,9 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::File;
-use crate::channel::{Channel, Direction, Outcome, Request, OPERATION};
+use crate::channel::{Channel, Outcome, Request};
+use crate::engine::file::OPERATION;
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Pool, Region, Span};
+use crate::transfer::Op;
 
 /// A channel, and memory that was used on it before.
 #[derive(Debug)]
@@ -169,7 +171,8 @@ impl Stream {
             return Ok(Step::Wait);
         }
         let Pending { region, offset, skip, len, outcome, .. } = self.pending.pop_front().expect("there is a front");
-        let Outcome { bytes, error, .. } = outcome.expect("checked above");
+        let outcome = outcome.expect("checked above");
+        let (bytes, error) = (outcome.bytes, outcome.errno());
         let got = bytes.saturating_sub(skip).min(len);
         if let Some(errno) = error.filter(|_| got < len) {
             let at = offset + got as u64;
@@ -221,12 +224,8 @@ impl Stream {
             let len = self.chunk.min((self.end - self.next).try_into().unwrap_or(usize::MAX));
             let cover = (skip + len).next_multiple_of(granule as usize);
             let region = self.reader.region(cover)?;
-            let request = Request {
-                direction: Direction::Read,
-                offset: self.next - skip as u64,
-                span: Span::new(&region, 0, cover)?,
-                whole: self.whole,
-            };
+            let op = Op::Read { offset: self.next - skip as u64, span: Span::new(&region, 0, cover)? };
+            let request = Request { whole: self.whole, ..Request::new(op) };
             let id = self.reader.channel.submit(request)?;
             self.pending.push_back(Pending { id, region, offset: self.next, skip, len, outcome: None });
             self.next += len as u64;

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
+use super::BUFFERED;
 use crate::engine::Limits;
 use crate::memory::{Huge, Layout, Pages};
 use crate::sys::{self, Stat};
@@ -24,8 +25,8 @@ pub(super) fn open_direct(path: &Path, flags: i32, stat: Stat) -> Result<(OwnedF
         return Err("it was replaced by another file while it was opened".into());
     }
     let limits = match (stat.direct, sys::logical_block_size(stat.device)) {
-        (Some((memory, offset)), _) => Limits { granule: offset.into(), memory: memory as usize },
-        (None, Some(block)) => Limits { granule: block.into(), memory: block as usize },
+        (Some((memory, offset)), _) => Limits { granule: offset.into(), memory: memory as usize, ..BUFFERED },
+        (None, Some(block)) => Limits { granule: block.into(), memory: block as usize, ..BUFFERED },
         (None, None) => probe(&fd, flags)?,
     };
     if limits.granule > 1 << 20 || !limits.granule.is_power_of_two() || !limits.memory.is_power_of_two() {
@@ -38,7 +39,7 @@ pub(super) fn open_direct(path: &Path, flags: i32, stat: Stat) -> Result<(OwnedF
 /// before, or is open for writing only) the page size is right on every file system.
 fn probe(fd: &OwnedFd, flags: i32) -> Result<Limits, String> {
     let page = sys::page_size();
-    let limits = |size: usize| Limits { granule: size as u64, memory: size };
+    let limits = |size: usize| Limits { granule: size as u64, memory: size, ..BUFFERED };
     if flags & libc::O_ACCMODE == libc::O_WRONLY {
         return Ok(limits(page));
     }

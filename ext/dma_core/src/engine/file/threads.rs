@@ -8,12 +8,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 
 use super::Handle;
-use crate::engine::{Completion, Engine, Limits, Op, Path, Queue, Stats};
+use crate::engine::{Engine, Limits, Queue, Rejected, Stats};
+use crate::error::{Error, Result};
 use crate::sys;
+use crate::transfer::{Completion, Op, Path, Status};
 
 /// The most worker threads of the process that carry out what somebody waits for; more operations wait their turn. Threads
 /// that a broken disk holds, with operations that were given up, come on top.
@@ -43,14 +44,14 @@ impl Engine for Threads {
         self.handle.stats()
     }
 
-    fn queue(&self) -> Result<Box<dyn Queue>, Errno> {
-        let done =
-            Done { completions: Mutex::new(Vec::new()), event: sys::eventfd()?, cancelled: AtomicBool::new(false) };
+    /// Every queue is a channel of its own, whatever its number.
+    fn queue(&self, _index: u16, depth: u32) -> Result<Box<dyn Queue>> {
+        let event = sys::eventfd().map_err(|errno| Error::os(errno, "cannot make a completion event"))?;
         Ok(Box::new(ThreadQueue {
             handle: Arc::clone(&self.handle),
             pushed: Vec::new(),
-            in_flight: 0,
-            done: Arc::new(done),
+            in_flight: (0..depth).map(|_| None).collect(),
+            done: Arc::new(Done { completions: Mutex::new(Vec::new()), event }),
         }))
     }
 }
@@ -58,9 +59,9 @@ impl Engine for Threads {
 #[derive(Debug)]
 struct ThreadQueue {
     handle: Arc<Handle>,
-    pushed: Vec<(u32, Op)>,
-    /// Begun, or waiting for a worker, and not reaped.
-    in_flight: usize,
+    pushed: Vec<Job>,
+    /// By tag, for what is begun or waits for a worker, and is not reaped: whether it was cancelled.
+    in_flight: Vec<Option<Arc<AtomicBool>>>,
     done: Arc<Done>,
 }
 
@@ -70,38 +71,35 @@ struct ThreadQueue {
 struct Done {
     completions: Mutex<Vec<Completion>>,
     event: EventFd,
-    cancelled: AtomicBool,
 }
 
 impl Queue for ThreadQueue {
-    fn push(&mut self, tag: u32, op: Op) {
-        self.pushed.push((tag, op));
+    fn push(&mut self, tag: u32, op: Op, _interrupt: bool) -> Result<(), Rejected> {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.in_flight[tag as usize] = Some(Arc::clone(&cancelled));
+        self.pushed.push(Job { tag, op, handle: Arc::clone(&self.handle), done: Arc::clone(&self.done), cancelled });
+        Ok(())
     }
 
     fn kick(&mut self) {
         if self.pushed.is_empty() {
             return;
         }
-        self.in_flight += self.pushed.len();
-        let jobs = self.pushed.drain(..).map(|(tag, op)| Job {
-            tag,
-            op,
-            handle: Arc::clone(&self.handle),
-            done: Arc::clone(&self.done),
-        });
-        Workers::of_this_process().add(jobs);
+        Workers::of_this_process().add(self.pushed.drain(..));
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
         let mut completions = lock(&self.done.completions);
-        let count = completions.len();
-        if count > 0 {
-            out.append(&mut completions);
-            sys::clear(&self.done.event);
-            self.in_flight -= count;
-            if self.done.cancelled.load(SeqCst) {
-                Workers::of_this_process().take_back(count);
+        if completions.is_empty() {
+            return;
+        }
+        sys::clear(&self.done.event);
+        for completion in completions.drain(..) {
+            let cancelled = self.in_flight[completion.tag as usize].take();
+            if cancelled.is_some_and(|cancelled| cancelled.load(SeqCst)) {
+                Workers::of_this_process().take_back();
             }
+            out.push(completion);
         }
     }
 
@@ -109,9 +107,10 @@ impl Queue for ThreadQueue {
         self.done.event.as_fd()
     }
 
-    fn cancel(&mut self) {
-        if !self.done.cancelled.swap(true, SeqCst) {
-            Workers::of_this_process().give_up(self.in_flight);
+    fn cancel(&mut self, tag: u32) {
+        let Some(cancelled) = &self.in_flight[tag as usize] else { return };
+        if !cancelled.swap(true, SeqCst) {
+            Workers::of_this_process().give_up();
         }
     }
 }
@@ -122,13 +121,14 @@ struct Job {
     op: Op,
     handle: Arc<Handle>,
     done: Arc<Done>,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Job {
     fn run(self) {
-        let Job { tag, op, handle, done } = self;
-        let completion = if done.cancelled.load(SeqCst) {
-            Completion { tag, result: Err(Errno::ECANCELED), eof: false, path: Path::Buffered }
+        let Job { tag, op, handle, done, cancelled } = self;
+        let completion = if cancelled.load(SeqCst) {
+            Completion { tag, status: Status::Aborted, bytes: 0, eof: false, path: Path::Buffered }
         } else {
             handle.execute(tag, &op)
         };
@@ -156,7 +156,7 @@ struct State {
     jobs: VecDeque<Job>,
     threads: usize,
     idle: usize,
-    /// Operations of cancelled queues that are not reaped yet: each may hold a thread.
+    /// Operations that were cancelled and are not reaped yet: each may hold a thread.
     given_up: usize,
 }
 
@@ -205,14 +205,14 @@ impl Workers {
         }
     }
 
-    /// Makes room for what others wait for beside `count` operations that nobody waits for.
-    fn give_up(&'static self, count: usize) {
-        lock(&self.state).given_up += count;
+    /// Makes room for what others wait for beside an operation that nobody waits for.
+    fn give_up(&'static self) {
+        lock(&self.state).given_up += 1;
         self.add(std::iter::empty());
     }
 
-    fn take_back(&self, count: usize) {
-        lock(&self.state).given_up -= count;
+    fn take_back(&self) {
+        lock(&self.state).given_up -= 1;
     }
 
     fn serve(&self) {

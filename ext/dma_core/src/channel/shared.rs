@@ -1,0 +1,483 @@
+//! A channel of many users: each submits and waits for its own, whoever waits first reaps for all.
+//!
+//! Only one waiter at a time may wait for the channel's event, because some Fiber schedulers refuse a second fiber on one IO
+//! object. It is the one on the first seat; the others wait for the event of their own seat, which is signalled when their
+//! transfer has ended, or when the first seat has become theirs.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::eventfd::EventFd;
+
+use super::{Channel, Counters, Outcome, Request};
+use crate::engine::{Engine, ManualClock};
+use crate::error::{Error, Result};
+use crate::sys;
+use crate::transfer::Status;
+
+/// How long a waiter looks for its completion before it sleeps: less than it takes to wake a thread.
+const SPIN: Duration = Duration::from_micros(20);
+/// After how long without an interrupt a waiter looks all the same: one may have been lost.
+const SILENCE: Duration = Duration::from_secs(1);
+/// The same where transfers are under way that raise none.
+const POLL: Duration = Duration::from_millis(1);
+
+/// One request of a shared channel, for whoever wants to know how it ended.
+#[derive(Debug)]
+pub struct Ticket {
+    id: u64,
+    len: usize,
+    outcome: OnceLock<Outcome>,
+}
+
+impl Ticket {
+    /// The number of the request in its channel.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Bytes that were asked for.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How it ended, once it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome.get().copied()
+    }
+
+    /// How it ended, or [`Status::Pending`].
+    pub fn status(&self) -> Status {
+        self.outcome.get().map_or(Status::Pending, |outcome| outcome.status)
+    }
+}
+
+/// A place to wait on.
+#[derive(Debug)]
+pub struct Seat {
+    event: EventFd,
+}
+
+impl Seat {
+    /// A seat that nobody sits on.
+    pub fn new() -> Result<Arc<Seat>> {
+        let event = sys::eventfd().map_err(|errno| Error::os(errno, "cannot make an event to wait for"))?;
+        Ok(Arc::new(Seat { event }))
+    }
+
+    /// Readable when it is worth looking again.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+/// What somebody who waits has to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The channel's event, on behalf of all.
+    Lead,
+    /// The seat's event.
+    Follow,
+}
+
+/// How a caller waits: without the GVL, through a Fiber scheduler, or as a plain thread.
+pub trait Waiter {
+    /// What interrupts a wait.
+    type Error;
+    /// Waits for the channel's event or the seat's, no longer than `timeout`.
+    fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Self::Error>;
+    /// Called after completions were reaped.
+    fn reaped(&mut self) -> Result<(), Self::Error>;
+    /// What an error of the channel is to the caller.
+    fn error(&mut self, error: Error) -> Self::Error;
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Shared {
+    index: u16,
+    /// The channel's event, which stays open when the channel is closed under a waiter.
+    event: OwnedFd,
+    engine: Arc<dyn Engine>,
+    counters: Arc<Counters>,
+    state: Mutex<State>,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` once closed.
+    channel: Option<Channel>,
+    tickets: HashMap<u64, Arc<Ticket>>,
+    seats: Vec<(Arc<Seat>, Arc<Ticket>)>,
+    /// Ids that ended since somebody asked, if anybody does.
+    ended: Option<Vec<u64>>,
+}
+
+impl Shared {
+    /// Shares `channel`, which is number `index` of its device.
+    pub fn new(channel: Channel, index: u16) -> Result<Shared> {
+        let event = channel.event().try_clone_to_owned();
+        let event = event.map_err(|error| Error::os(crate::error::errno(&error), "cannot duplicate an event"))?;
+        let (engine, counters) = (Arc::clone(channel.engine()), channel.counters());
+        let state = State { channel: Some(channel), tickets: HashMap::new(), seats: Vec::new(), ended: None };
+        Ok(Shared { index, event, engine, counters, state: Mutex::new(state), generation: sys::fork_generation() })
+    }
+
+    /// Its number in the device.
+    pub fn index(&self) -> u16 {
+        self.index
+    }
+
+    /// Readable when a completion waits.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+
+    /// How transfers ended so far.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Takes a request; it begins now, or with the next [`Shared::kick`] if not to `kick`.
+    ///
+    /// # Errors
+    /// See [`Channel::submit`]; [`Error::Closed`] once closed.
+    pub fn submit(&self, request: Request, kick: bool) -> Result<Arc<Ticket>> {
+        let len = request.elements.iter().map(|op| op.len() as usize).sum();
+        let count = request.elements.len();
+        let mut state = self.lock()?;
+        if state.channel()?.room() < count {
+            state.progress()?;
+        }
+        let channel = state.channel()?;
+        let id = channel.enqueue(request)?;
+        let ticket = Arc::new(Ticket { id, len, outcome: OnceLock::new() });
+        state.tickets.insert(id, Arc::clone(&ticket));
+        if kick {
+            state.channel()?.kick();
+            state.progress()?;
+        }
+        Ok(ticket)
+    }
+
+    /// Begins what was enqueued: the doorbell.
+    pub fn kick(&self) -> Result<()> {
+        let mut state = self.lock()?;
+        state.channel()?.kick();
+        state.progress()
+    }
+
+    /// Reaps completions and pushes what fits.
+    pub fn progress(&self) -> Result<()> {
+        let mut state = self.lock()?;
+        state.channel()?;
+        state.progress()
+    }
+
+    /// Asks that a transfer be given up; it ends as `why` if that comes in time.
+    pub fn cancel(&self, ticket: &Ticket, why: Status) {
+        if let Ok(mut state) = self.lock() {
+            if let Some(channel) = &mut state.channel {
+                channel.cancel(ticket.id, why);
+                let _ = state.progress();
+            }
+        }
+    }
+
+    /// Transfers that have not ended, oldest first.
+    pub fn pending(&self) -> Result<Vec<Arc<Ticket>>> {
+        let state = self.lock()?;
+        let ids = state.channel.iter().flat_map(Channel::pending);
+        Ok(ids.filter_map(|id| state.tickets.get(&id).cloned()).collect())
+    }
+
+    /// How many elements fit now.
+    pub fn room(&self) -> Result<usize> {
+        let mut state = self.lock()?;
+        Ok(state.channel()?.room())
+    }
+
+    /// From now on [`Shared::take_ended`] tells which transfers ended.
+    pub fn listen(&self) -> Result<()> {
+        self.lock()?.ended.get_or_insert_default();
+        Ok(())
+    }
+
+    /// Ids of the transfers that ended since the last call.
+    pub fn take_ended(&self) -> Result<Vec<u64>> {
+        Ok(self.lock()?.ended.as_mut().map(std::mem::take).unwrap_or_default())
+    }
+
+    /// Waits for one transfer on `seat`. `None` after `timeout`, which is simulated time on a machine with a manual clock, or
+    /// where such a machine has nothing left to do.
+    pub fn wait<W: Waiter>(
+        &self,
+        ticket: &Arc<Ticket>,
+        seat: &Arc<Seat>,
+        timeout: Option<Duration>,
+        waiter: &mut W,
+    ) -> Result<Option<Outcome>, W::Error> {
+        if let Some(clock) = self.engine.clock() {
+            return self.run(&*clock, ticket, timeout, waiter);
+        }
+        let started = Instant::now();
+        let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
+        let spin = if can_spin() { SPIN } else { Duration::ZERO };
+        while ticket.outcome().is_none() && started.elapsed() < spin {
+            self.progress().map_err(|error| waiter.error(error))?;
+            std::hint::spin_loop();
+        }
+        if ticket.outcome().is_none() {
+            self.sit(seat, ticket).map_err(|error| waiter.error(error))?;
+            let seated = self.wait_seated(ticket, seat, deadline, waiter);
+            self.rise(seat);
+            seated?;
+        }
+        waiter.reaped()?;
+        Ok(ticket.outcome())
+    }
+
+    fn wait_seated<W: Waiter>(
+        &self,
+        ticket: &Ticket,
+        seat: &Arc<Seat>,
+        deadline: Option<Instant>,
+        waiter: &mut W,
+    ) -> Result<(), W::Error> {
+        let mut silent = false;
+        loop {
+            let role = self.look(seat, silent).map_err(|error| waiter.error(error))?;
+            if ticket.outcome().is_some() {
+                return Ok(());
+            }
+            waiter.reaped()?;
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return Ok(());
+            }
+            let pause = if self.must_poll() { POLL } else { SILENCE };
+            let before = Instant::now();
+            waiter.block(role, left.min(pause))?;
+            silent = role == Role::Lead && pause == SILENCE && before.elapsed() >= SILENCE;
+        }
+    }
+
+    /// Reaps, and says what to wait for.
+    fn look(&self, seat: &Arc<Seat>, silent: bool) -> Result<Role> {
+        let mut state = self.lock()?;
+        // Cleared where the state is seen: a signal that comes later tells of a later state.
+        sys::clear(&seat.event);
+        let before = state.tickets.len();
+        if state.channel.is_some() {
+            state.progress()?;
+        }
+        if silent {
+            self.counters.lost_interrupts.fetch_add((before - state.tickets.len()) as u64, Relaxed);
+        }
+        let first = state.seats.first().is_some_and(|(other, _)| Arc::ptr_eq(other, seat));
+        Ok(if first { Role::Lead } else { Role::Follow })
+    }
+
+    /// Runs a machine with a manual clock until the transfer ends.
+    fn run<W: Waiter>(
+        &self,
+        clock: &dyn ManualClock,
+        ticket: &Ticket,
+        timeout: Option<Duration>,
+        waiter: &mut W,
+    ) -> Result<Option<Outcome>, W::Error> {
+        let nanos = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
+        let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
+        loop {
+            self.progress().map_err(|error| waiter.error(error))?;
+            waiter.reaped()?;
+            if ticket.outcome().is_some() || !clock.step_until(until) {
+                self.progress().map_err(|error| waiter.error(error))?;
+                waiter.reaped()?;
+                return Ok(ticket.outcome());
+            }
+        }
+    }
+
+    /// Waits up to `timeout`, as a thread, for a transfer that was cancelled; true when it has ended.
+    pub fn settle(&self, ticket: &Ticket, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if self.progress().is_err() || ticket.outcome().is_some() {
+                return ticket.outcome().is_some();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            sys::wait_readable(self.event(), left.min(POLL));
+        }
+    }
+
+    /// Gives up what is in flight and takes no more. What the engine does not let go of within `grace` keeps its memory until it
+    /// does.
+    pub fn close(&self, grace: Duration) {
+        let Ok(mut state) = self.lock() else { return };
+        if let Some(channel) = &mut state.channel {
+            channel.quiesce(grace);
+        }
+        let _ = state.progress();
+        // The rest is the channel's own thread's to wait for.
+        drop(state.channel.take());
+        let left: Vec<_> = state.tickets.keys().copied().collect();
+        for id in left {
+            state.end(Outcome { id, bytes: 0, status: Status::Aborted });
+        }
+        state.wake();
+    }
+
+    /// Aborts what is in flight and waits up to `grace` for it; true when the channel is idle.
+    pub fn reset(&self, grace: Duration) -> Result<bool> {
+        let mut state = self.lock()?;
+        let idle = state.channel()?.quiesce(grace);
+        state.progress()?;
+        Ok(idle)
+    }
+
+    /// Whether it was closed, here or by a fork.
+    pub fn is_closed(&self) -> bool {
+        self.lock().map_or(true, |state| state.channel.is_none())
+    }
+
+    fn must_poll(&self) -> bool {
+        self.lock().is_ok_and(|state| state.channel.as_ref().is_some_and(Channel::must_poll))
+    }
+
+    fn sit(&self, seat: &Arc<Seat>, ticket: &Arc<Ticket>) -> Result<()> {
+        self.lock()?.seats.push((Arc::clone(seat), Arc::clone(ticket)));
+        Ok(())
+    }
+
+    /// Whoever sits behind may be the first now.
+    fn rise(&self, seat: &Arc<Seat>) {
+        let Ok(mut state) = self.lock() else { return };
+        state.seats.retain(|(other, _)| !Arc::ptr_eq(other, seat));
+        if let Some((first, _)) = state.seats.first() {
+            sys::signal(&first.event);
+        }
+    }
+
+    fn lock(&self) -> Result<MutexGuard<'_, State>> {
+        // In the child of a fork a thread that is not there may hold the lock.
+        if self.generation != sys::fork_generation() {
+            return Err(Error::Closed("this device belongs to the parent process; open it anew after fork".into()));
+        }
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn channel(&mut self) -> Result<&mut Channel> {
+        self.channel.as_mut().ok_or_else(|| Error::Closed("the device was closed".into()))
+    }
+
+    fn progress(&mut self) -> Result<()> {
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        let ended = channel.progress()?;
+        if !ended.is_empty() {
+            ended.into_iter().for_each(|outcome| self.end(outcome));
+            self.wake();
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(ticket) = self.tickets.remove(&outcome.id) {
+            let _ = ticket.outcome.set(outcome);
+            if let Some(ended) = &mut self.ended {
+                ended.push(outcome.id);
+            }
+        }
+    }
+
+    fn wake(&self) {
+        for (seat, ticket) in &self.seats {
+            if ticket.outcome.get().is_some() {
+                sys::signal(&seat.event);
+            }
+        }
+    }
+}
+
+/// A waiter that is a thread of no scheduler.
+#[derive(Debug)]
+pub struct PlainWaiter<'a> {
+    shared: &'a Shared,
+    seat: Arc<Seat>,
+}
+
+impl Shared {
+    /// Waits for one transfer as a plain thread. A timeout gives it up, and so ends it too, unless the engine keeps it longer
+    /// than `grace`.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`]; [`Error::Closed`] in the child of a fork.
+    pub fn wait_plain(&self, ticket: &Arc<Ticket>, timeout: Option<Duration>, grace: Duration) -> Result<Outcome> {
+        let seat = Seat::new()?;
+        let mut waiter = PlainWaiter { shared: self, seat: Arc::clone(&seat) };
+        if let Some(outcome) = self.wait(ticket, &seat, timeout, &mut waiter)? {
+            return Ok(outcome);
+        }
+        self.cancel(ticket, Status::TimedOut);
+        self.settle(ticket, grace);
+        match ticket.outcome() {
+            Some(outcome) if outcome.status != Status::TimedOut => Ok(outcome),
+            _ => Err(self.timed_out(ticket, timeout)),
+        }
+    }
+
+    /// The error of a wait that `timeout` ended.
+    pub fn timed_out(&self, ticket: &Ticket, timeout: Option<Duration>) -> Error {
+        let (id, len, index) = (ticket.id, ticket.len, self.index);
+        Error::TimedOut(match timeout {
+            Some(timeout) => format!(
+                "transfer {id} of {len} bytes on channel {index} took longer than {} s and was given up; wait longer, or look at \
+                 the channel's statistics for what it hangs on",
+                timeout.as_secs_f64()
+            ),
+            None => format!(
+                "transfer {id} of {len} bytes on channel {index} will never end: the machine has nothing left to do; it was given \
+                 up"
+            ),
+        })
+    }
+}
+
+impl Waiter for PlainWaiter<'_> {
+    type Error = Error;
+
+    fn block(&mut self, role: Role, timeout: Duration) -> Result<()> {
+        let fd = if role == Role::Lead { self.shared.event() } else { self.seat.event() };
+        sys::wait_readable(fd, timeout);
+        Ok(())
+    }
+
+    fn reaped(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn error(&mut self, error: Error) -> Error {
+        error
+    }
+}
+
+/// Spinning on the only processor would keep the engine from it.
+fn can_spin() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+}

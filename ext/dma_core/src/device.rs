@@ -1,0 +1,169 @@
+//! A device: an engine, and its channels as they are shared by whoever has the device open.
+
+mod attached;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::channel::{Channel, Shared};
+use crate::engine::file::threads::Threads;
+use crate::engine::file::{Direct, Handle};
+use crate::engine::{sim, Engine};
+use crate::error::{Error, Result};
+
+use attached::attached;
+pub use attached::{attach, detach};
+
+/// Channels of a file, each with a queue of its own, and how many operations each holds.
+const FILE_CHANNELS: u16 = 4;
+const FILE_DEPTH: u32 = 32;
+
+/// What carries a device's transfers out.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// A simulated device.
+    Sim(Arc<sim::Device>),
+    /// A file or a block device.
+    File(Arc<Handle>),
+}
+
+/// A device, open until it is closed or dropped.
+#[derive(Debug)]
+pub struct Device {
+    name: String,
+    kind: Kind,
+    engine: Arc<dyn Engine>,
+    channels: Mutex<Vec<Option<Arc<Shared>>>>,
+    depth: u32,
+    users: AtomicUsize,
+}
+
+impl Device {
+    /// A simulated device.
+    pub fn of_sim(device: &Arc<sim::Device>, name: &str) -> Arc<Device> {
+        let options = device.options();
+        let engine: Arc<dyn Engine> = Arc::<sim::Device>::clone(device);
+        let kind = Kind::Sim(Arc::clone(device));
+        Arc::new(Device::new(name, kind, engine, options.channels, options.ring_size - 1))
+    }
+
+    /// What is at `path`: a simulated device that was attached there, whose channels all share who have it open, a regular file or a block device. A file is opened for
+    /// reading only where it cannot be written to.
+    ///
+    /// # Errors
+    /// [`Error::Os`] where there is none or it may not be opened; [`Error::Unsupported`] for what this cannot drive.
+    pub fn open(path: &Path, direct: Direct) -> Result<Arc<Device>> {
+        if let Some(device) = attached(path) {
+            return Ok(device);
+        }
+        let open = |flags| Handle::open(path, flags, 0, direct);
+        let handle = match open(libc::O_RDWR) {
+            Err(Error::Os { errno: nix::Error::EACCES | nix::Error::EROFS | nix::Error::EPERM, .. }) => {
+                open(libc::O_RDONLY)?
+            }
+            opened => opened?,
+        };
+        let handle = Arc::new(handle);
+        let engine: Arc<dyn Engine> = Arc::new(Threads::new(Arc::clone(&handle)));
+        let name = path.display().to_string();
+        Ok(Arc::new(Device::new(&name, Kind::File(handle), engine, FILE_CHANNELS, FILE_DEPTH)))
+    }
+
+    fn new(name: &str, kind: Kind, engine: Arc<dyn Engine>, channels: u16, depth: u32) -> Device {
+        let channels = Mutex::new((0..channels).map(|_| None).collect());
+        Device { name: name.to_owned(), kind, engine, channels, depth, users: AtomicUsize::new(0) }
+    }
+
+    /// What it was opened as.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What carries its transfers out.
+    pub fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
+    /// Its engine.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.engine
+    }
+
+    /// How many elements of requests a channel holds.
+    pub fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// How many channels there are.
+    pub fn channel_count(&self) -> usize {
+        self.channels().len()
+    }
+
+    /// Channel `index`, which begins to work when it is first asked for, and again after the device was closed.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is no such channel; see [`Channel::of_device`].
+    pub fn channel(&self, index: u16) -> Result<Arc<Shared>> {
+        self.check()?;
+        let mut channels = self.channels();
+        let count = channels.len();
+        let Some(slot) = channels.get_mut(usize::from(index)) else {
+            return Err(Error::Argument(format!("channel {index}: {} has {count}, from 0 on", self.name)));
+        };
+        if let Some(channel) = slot.as_ref().filter(|channel| !channel.is_closed()) {
+            return Ok(Arc::clone(channel));
+        }
+        let channel = Channel::of_device(Arc::clone(&self.engine), index, self.depth)?;
+        let channel = Arc::new(Shared::new(channel, index)?);
+        *slot = Some(Arc::clone(&channel));
+        Ok(channel)
+    }
+
+    /// The channels that work.
+    pub fn open_channels(&self) -> Vec<Arc<Shared>> {
+        self.channels().iter().flatten().cloned().collect()
+    }
+
+    /// Counts one more user.
+    pub fn enter(&self) {
+        self.users.fetch_add(1, SeqCst);
+    }
+
+    /// Counts one user less. With the last one, what is in flight on the channels is given up; `grace` for each is how long that
+    /// may take.
+    pub fn leave(&self, grace: Duration) {
+        if self.users.fetch_sub(1, SeqCst) > 1 || self.check().is_err() {
+            return;
+        }
+        let channels: Vec<_> = self.channels().iter_mut().filter_map(Option::take).collect();
+        channels.iter().for_each(|channel| channel.close(grace));
+    }
+
+    /// Aborts what is in flight on every channel, and resets the device where it can be. True when all is idle.
+    pub fn reset(&self, grace: Duration) -> Result<bool> {
+        self.check()?;
+        if let Kind::Sim(device) = &self.kind {
+            device.reset();
+        }
+        let mut idle = true;
+        for channel in self.open_channels() {
+            idle &= channel.reset(grace)?;
+        }
+        Ok(idle)
+    }
+
+    /// Refuses the child of a fork.
+    pub fn check(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Sim(device) => device.machine().check(),
+            Kind::File(handle) => handle.check(),
+        }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Vec<Option<Arc<Shared>>>> {
+        // Nothing that panics runs under the lock.
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

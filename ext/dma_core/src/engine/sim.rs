@@ -1,0 +1,30 @@
+//! A simulated DMA machine: a bus, devices on it with memory and descriptor rings of their own, an IOMMU, and faults on demand.
+//!
+//! A transfer goes through it as through a PCIe device. The [driver](driver) maps the memory, writes a descriptor into the
+//! channel's ring and rings the doorbell; the [controller](controller) fetches the descriptor by bus address, moves the bytes in
+//! bursts, writes the status back and raises the channel's interrupt; the driver finds the status and unmaps. Each of these is a
+//! transaction of the [machine](machine)'s bus, and takes cycles of it.
+
+mod controller;
+mod device;
+mod driver;
+mod faults;
+mod machine;
+mod port;
+mod registers;
+mod space;
+mod trace;
+
+pub use device::{Device, DeviceOptions};
+pub use faults::{Fault, Kind, Trigger};
+pub use machine::{Clock, Machine, MachineOptions};
+pub use registers::channel_offset;
+pub use trace::{Event, What};
+
+/// Bytes that the bus moves in a cycle.
+pub const BUS_WIDTH: u64 = 8;
+/// Nanoseconds of a cycle: a bus of 8 GB/s, which PCIe 3.0 x8 comes near.
+pub const CYCLE: u64 = 1;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,456 @@
+//! A channel of the simulated device: fetches descriptors, moves bytes, writes statuses back, raises interrupts. Each of these is
+//! one transaction on the bus, which the [machine](super::machine) lets happen one at a time.
+
+use std::ptr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError, RwLockReadGuard};
+
+use super::faults::{Faults, Kind};
+use super::port::{Common, Port, Record};
+use super::registers::{control, Bank};
+use super::space::Space;
+use super::trace::{Event, What};
+use super::{BUS_WIDTH, CYCLE};
+use crate::ring;
+use crate::transfer::{flags, Access, Descriptor, Status};
+
+/// The longest chain: one that is longer runs in a circle.
+const MAX_CHAIN: u32 = 1 << 16;
+const WITHIN: u32 = flags::TO_DEVICE | flags::FROM_DEVICE;
+
+/// What a channel needs of its machine for one transaction.
+pub(super) struct Bus<'a> {
+    pub now: u64,
+    pub burst: u64,
+    pub faults: &'a mut Faults,
+    pub trace: &'a mut Option<Vec<Event>>,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Controller {
+    pub port: Arc<Port>,
+    pub bank: Bank,
+    work: Option<Work>,
+    /// Something failed since the ring was last empty: fences are not passed.
+    failed: bool,
+    /// The ring cannot be read.
+    halted: bool,
+}
+
+/// A transfer under way: a descriptor of the ring with what is chained to it, or what the registers say.
+#[derive(Debug)]
+struct Work {
+    /// The slot of the ring; `None`: the registers.
+    slot: Option<u32>,
+    phase: Phase,
+    /// Bus address of the descriptor in hand, and of the first of its chain.
+    at: u64,
+    first: u64,
+    first_flags: u32,
+    /// The first one is there for its chain only.
+    is_list: bool,
+    length: u32,
+    descriptor: Descriptor,
+    /// Bytes of it that were moved, and of the chain without a gap.
+    done: u64,
+    total: u64,
+    /// How the descriptor in hand fails, and how the chain did.
+    failure: Option<Status>,
+    chain_failure: Option<Status>,
+    /// What goes wrong when the next byte is moved.
+    fault: Option<Kind>,
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Fetch,
+    Move,
+    Finish,
+    Hung,
+}
+
+impl Work {
+    fn new(slot: Option<u32>, at: u64, descriptor: Descriptor) -> Work {
+        Work {
+            slot,
+            phase: Phase::Move,
+            at,
+            first: at,
+            first_flags: descriptor.flags,
+            is_list: descriptor.length == 0 && descriptor.flags & flags::CHAIN != 0,
+            length: 1,
+            descriptor,
+            done: 0,
+            total: 0,
+            failure: None,
+            chain_failure: None,
+            fault: None,
+            quiet: false,
+        }
+    }
+
+    fn left(&self) -> u64 {
+        u64::from(self.descriptor.length) - self.done
+    }
+}
+
+impl Controller {
+    pub(super) fn new(port: Arc<Port>) -> Controller {
+        Controller { port, bank: Bank::default(), work: None, failed: false, halted: false }
+    }
+
+    /// How many cycles the next transaction takes; `None` where there is nothing to do.
+    pub(super) fn next_cost(&self, burst: u64) -> Option<u64> {
+        let fetch = (Descriptor::SIZE as u64).div_ceil(BUS_WIDTH) * CYCLE;
+        match &self.work {
+            Some(work) => match work.phase {
+                Phase::Fetch => Some(fetch),
+                Phase::Move => Some(work.left().min(burst).div_ceil(BUS_WIDTH) * CYCLE),
+                Phase::Finish => Some(CYCLE),
+                Phase::Hung => None,
+            },
+            None if self.bank.start => Some(CYCLE),
+            None => self.has_descriptor().then_some(fetch),
+        }
+    }
+
+    fn has_descriptor(&self) -> bool {
+        !self.halted && self.bank.ring_size > 0 && self.bank.head != self.port.doorbell.tail() % self.bank.ring_size
+    }
+
+    /// Carries the next transaction out.
+    pub(super) fn transact(&mut self, bus: &mut Bus<'_>) {
+        match self.work.take() {
+            None if self.bank.start => self.start(bus),
+            None => self.fetch_first(bus),
+            Some(mut work) => {
+                match work.phase {
+                    Phase::Fetch => self.fetch_chained(&mut work, bus),
+                    Phase::Move => self.advance(&mut work, bus),
+                    Phase::Finish => return self.finish(work, bus),
+                    Phase::Hung => {}
+                }
+                self.work = Some(work);
+            }
+        }
+    }
+
+    fn start(&mut self, bus: &mut Bus<'_>) {
+        self.bank.start = false;
+        let mut work = Work::new(None, 0, self.bank.descriptor());
+        self.begin(&mut work, bus);
+        self.work = Some(work);
+    }
+
+    fn fetch_first(&mut self, bus: &mut Bus<'_>) {
+        let slot = self.bank.head;
+        let at = self.bank.ring_base.wrapping_add(u64::from(slot) * Descriptor::SIZE as u64);
+        match self.fetch(at, bus) {
+            Ok(descriptor) => {
+                let mut work = Work::new(Some(slot), at, descriptor);
+                self.begin(&mut work, bus);
+                self.bank.begin();
+                self.work = Some(work);
+            }
+            Err(status) => {
+                // Without its descriptors the channel can do nothing but say so.
+                self.halted = true;
+                self.port.common.record(status);
+                self.bank.end(status, true);
+                self.interrupt(false, bus);
+            }
+        }
+    }
+
+    fn fetch_chained(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
+        work.at = work.descriptor.next;
+        work.length += 1;
+        let fetched = if work.length > MAX_CHAIN { Err(Status::DescriptorError) } else { self.fetch(work.at, bus) };
+        match fetched {
+            Ok(descriptor) => {
+                (work.descriptor, work.done, work.failure) = (descriptor, 0, None);
+                self.begin(work, bus);
+            }
+            Err(status) => {
+                self.port.common.record(status);
+                work.chain_failure.get_or_insert(status);
+                (work.descriptor.flags, work.phase) = (0, Phase::Finish);
+                // There is no descriptor to write a status to but the first.
+                work.at = work.first;
+            }
+        }
+    }
+
+    fn fetch(&self, at: u64, bus: &mut Bus<'_>) -> Result<Descriptor, Status> {
+        self.note(bus, What::Fetch, at, Descriptor::SIZE as u64);
+        if !self.port.common.link.load(Relaxed) {
+            return Err(Status::LinkDown);
+        }
+        let (space, size) = (space(&self.port.common), Descriptor::SIZE as u64);
+        let (host, len) = space.translate(at, size, Access::Read)?;
+        let whole = len == size || {
+            // It may lie across a page; a ring's pages lie together in host memory.
+            let (rest, more) = space.translate(at + len, size - len, Access::Read)?;
+            more == size - len && rest as u64 == host as u64 + len
+        };
+        if !whole || host as usize % align_of::<Descriptor>() != 0 {
+            return Err(Status::DescriptorError);
+        }
+        self.port.descriptors.fetch_add(1, Relaxed);
+        // SAFETY: the address space says that the bytes are there, and they stay while it is locked.
+        Ok(unsafe { ring::fetch(host) })
+    }
+
+    /// Decides what becomes of the descriptor in hand.
+    fn begin(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
+        let Descriptor { flags: control, length, .. } = work.descriptor;
+        let common = &self.port.common;
+        work.phase = Phase::Move;
+        work.failure = if control & flags::CANCEL != 0 {
+            Some(Status::Aborted)
+        } else if work.chain_failure.is_some() || (control & flags::FENCE != 0 && self.failed) {
+            Some(Status::NotAttempted)
+        } else if !common.link.load(Relaxed) {
+            Some(Status::LinkDown)
+        } else if length == 0 && control & flags::CHAIN != 0 {
+            None
+        } else {
+            check(common, &work.descriptor).err()
+        };
+        let counts = length > 0 && (work.at == work.first || work.is_list);
+        let fault = if counts { bus.faults.at_descriptor(common.number, self.port.index) } else { None };
+        match fault.filter(|_| work.failure.is_none()) {
+            Some(Kind::LostInterrupt) => work.quiet = true,
+            Some(Kind::Hang) => return self.hang(work, bus),
+            fault => work.fault = fault,
+        }
+        if work.failure.is_some() || length == 0 {
+            work.phase = Phase::Finish;
+        }
+    }
+
+    fn hang(&self, work: &mut Work, bus: &mut Bus<'_>) {
+        work.phase = Phase::Hung;
+        self.note(bus, What::Hang, work.at, 0);
+    }
+
+    /// Moves one burst.
+    fn advance(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
+        let Descriptor { source, destination, .. } = work.descriptor;
+        let mut len = work.left().min(bus.burst);
+        if work.fault.is_none() {
+            let ranges = [(source + work.done, len), (destination + work.done, len)];
+            if let Some((kind, at)) = bus.faults.at_addresses(self.port.common.number, self.port.index, &ranges) {
+                match kind {
+                    Kind::LostInterrupt => work.quiet = true,
+                    Kind::Hang => return self.hang(work, bus),
+                    kind => {
+                        // What lies before the address is moved yet.
+                        let offsets = ranges.map(|(start, _)| at.wrapping_sub(start));
+                        len = len.min(offsets[0]).min(offsets[1]);
+                        work.fault = Some(kind);
+                    }
+                }
+            }
+        } else {
+            len = 0;
+        }
+        let moved = match work.fault {
+            Some(kind) if len == 0 => Err(self.spoil(kind, work)),
+            _ => self.move_bytes(work, len, bus),
+        };
+        match moved {
+            Ok(moved) => {
+                work.done += moved;
+                self.port.bytes.fetch_add(moved, Relaxed);
+                if work.chain_failure.is_none() {
+                    work.total += moved;
+                }
+                self.bank.show(work.total, work.left());
+                if work.left() == 0 {
+                    work.phase = Phase::Finish;
+                }
+            }
+            Err(status) => {
+                (work.failure, work.phase) = (Some(status), Phase::Finish);
+            }
+        }
+    }
+
+    /// The status of a fault that was injected.
+    fn spoil(&self, kind: Kind, work: &Work) -> Status {
+        let Descriptor { source, destination, flags: control, .. } = work.descriptor;
+        let reads = control & flags::TO_DEVICE != 0;
+        match kind {
+            Kind::Poison => Status::DataPoison,
+            Kind::IommuFault if reads => Status::IommuFault { address: source + work.done, access: Access::Read },
+            Kind::IommuFault => Status::IommuFault { address: destination + work.done, access: Access::Write },
+            Kind::LinkDown => {
+                self.port.common.link.store(false, Relaxed);
+                Status::LinkDown
+            }
+            _ if reads => Status::BusReadError,
+            _ => Status::BusWriteError,
+        }
+    }
+
+    /// Moves up to `len` bytes: as many as lie together in host memory.
+    fn move_bytes(&self, work: &Work, len: u64, bus: &mut Bus<'_>) -> Result<u64, Status> {
+        let common = &self.port.common;
+        let Descriptor { source, destination, flags: control, length, .. } = work.descriptor;
+        let (from, to) = (source + work.done, destination + work.done);
+        let memory = common.memory.address();
+        if control & WITHIN == WITHIN {
+            // In one burst: memory that overlaps must not be cut in two.
+            let device = |offset: u64| (memory as u64 + offset) as *mut u8;
+            // SAFETY: both ranges were checked against the device's memory.
+            unsafe { ptr::copy(device(source), device(destination), length as usize) };
+            self.note(bus, What::Within, destination, u64::from(length));
+            return Ok(u64::from(length));
+        }
+        let space = space(common);
+        if control & flags::TO_DEVICE != 0 {
+            let (host, len) = space.translate(from, len, Access::Read)?;
+            // SAFETY: the address space says that `len` bytes are there, and they stay while it is locked; the device's range
+            // was checked. Nobody else reaches the device's memory.
+            unsafe { ptr::copy_nonoverlapping(host, (memory as u64 + to) as *mut u8, len as usize) };
+            self.note(bus, What::ToDevice, from, len);
+            Ok(len)
+        } else {
+            let (host, len) = space.translate(to, len, Access::Write)?;
+            // SAFETY: as above.
+            unsafe { ptr::copy_nonoverlapping((memory as u64 + from) as *const u8, host, len as usize) };
+            self.note(bus, What::FromDevice, to, len);
+            Ok(len)
+        }
+    }
+
+    /// Writes the status of the descriptor in hand back, and goes on with the chain or ends it.
+    fn finish(&mut self, mut work: Work, bus: &mut Bus<'_>) {
+        let status = work.failure.unwrap_or(Status::Complete);
+        if let Some(failure) = work.failure {
+            work.chain_failure.get_or_insert(failure);
+            self.port.common.record(failure);
+        }
+        if work.at != work.first {
+            self.write_back(work.at, status, bus);
+        }
+        if work.descriptor.flags & flags::CHAIN != 0 {
+            work.phase = Phase::Fetch;
+            self.work = Some(work);
+            return;
+        }
+        self.end(&work, bus);
+    }
+
+    fn end(&mut self, work: &Work, bus: &mut Bus<'_>) {
+        let status = work.chain_failure.unwrap_or(Status::Complete);
+        self.bank.end(status, false);
+        let interrupts = match work.slot {
+            Some(slot) => {
+                if status.is_failure() {
+                    self.port.report(Record { slot, bytes: work.total, status });
+                }
+                self.write_back(work.first, status, bus);
+                self.bank.head = (slot + 1) % self.bank.ring_size.max(1);
+                self.failed = (self.failed || status.is_failure()) && self.has_descriptor();
+                work.first_flags & flags::INTERRUPT != 0
+            }
+            None => {
+                self.note(bus, What::Status(status), 0, 0);
+                self.bank.control & control::INTERRUPT != 0
+            }
+        };
+        if interrupts {
+            self.interrupt(work.quiet, bus);
+        }
+    }
+
+    fn write_back(&self, at: u64, status: Status, bus: &mut Bus<'_>) {
+        self.note(bus, What::Status(status), at, 4);
+        let space = space(&self.port.common);
+        match space.translate(at + Descriptor::STATUS as u64, 4, Access::Write) {
+            // SAFETY: the address space says that the four bytes are there, aligned as when they were fetched, and they stay
+            // while it is locked.
+            Ok((host, 4)) => unsafe { ring::write_back(host, status) },
+            Ok(_) => {}
+            Err(fault) => self.port.common.record(fault),
+        }
+    }
+
+    fn interrupt(&self, lost: bool, bus: &mut Bus<'_>) {
+        self.note(bus, if lost { What::LostInterrupt } else { What::Interrupt }, 0, 0);
+        if !lost {
+            self.port.interrupt();
+        }
+    }
+
+    fn note(&self, bus: &mut Bus<'_>, what: What, address: u64, len: u64) {
+        if let Some(trace) = bus.trace {
+            let (device, channel) = (self.port.common.number, self.port.index);
+            trace.push(Event { cycle: bus.now, device, channel, what, address, len });
+        }
+    }
+
+    /// Ends the transfer in `slot` as aborted, if it is under way.
+    pub(super) fn abort(&mut self, slot: Option<u32>, bus: &mut Bus<'_>) {
+        if self.work.as_ref().is_some_and(|work| work.slot == slot) {
+            if let Some(mut work) = self.work.take() {
+                work.chain_failure.get_or_insert(Status::Aborted);
+                self.end(&work, bus);
+            }
+        }
+        if slot.is_none() {
+            self.bank.start = false;
+        }
+    }
+
+    /// Aborts what is under way.
+    pub(super) fn abort_current(&mut self, bus: &mut Bus<'_>) {
+        if let Some(slot) = self.work.as_ref().map(|work| work.slot) {
+            self.abort(slot, bus);
+        }
+        self.failed = false;
+    }
+
+    /// Aborts what is under way and forgets the ring.
+    pub(super) fn reset(&mut self, bus: &mut Bus<'_>) {
+        self.abort_current(bus);
+        self.bank = Bank::default();
+        (self.failed, self.halted) = (false, false);
+        self.port.doorbell.ring(0);
+        self.port.forget_records();
+    }
+}
+
+fn space(common: &Common) -> RwLockReadGuard<'_, Space> {
+    // Nothing that panics runs under the lock.
+    common.space.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Refuses a descriptor that the device cannot carry out.
+fn check(common: &Common, descriptor: &Descriptor) -> Result<(), Status> {
+    let Descriptor { source, destination, length, flags: control, .. } = *descriptor;
+    let (length, options) = (u64::from(length), &common.options);
+    let limit = 1u128 << options.address_bits;
+    let reach = |address: u64| u128::from(address) + u128::from(length) <= limit && address % options.alignment == 0;
+    let inside = |address: u64| reach(address) && address.checked_add(length).is_some_and(|end| end <= options.memory);
+    if length == 0 || length % options.alignment != 0 {
+        return Err(Status::BadLength);
+    }
+    let (source, destination) = match control & WITHIN {
+        flags::TO_DEVICE => (reach(source), inside(destination)),
+        flags::FROM_DEVICE => (inside(source), reach(destination)),
+        WITHIN => (inside(source), inside(destination)),
+        _ => return Err(Status::DescriptorError),
+    };
+    if !source {
+        return Err(Status::BadSource);
+    }
+    if !destination {
+        return Err(Status::BadDestination);
+    }
+    Ok(())
+}

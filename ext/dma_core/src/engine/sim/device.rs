@@ -1,0 +1,275 @@
+//! A simulated PCIe device: memory, channels with a descriptor ring each, registers.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::controller::{Bus, Controller};
+use super::driver::Driver;
+use super::machine::{Clock, Machine};
+use super::port::{lock, Common, Port};
+use super::registers::Window;
+use crate::engine::{Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
+use crate::error::{Error, Result};
+use crate::memory::{Huge, Layout, Lock, Region, Span};
+use crate::sys;
+use crate::transfer::{Access, Status};
+
+/// Pages of simulated physical memory.
+const PAGE: u64 = 4096;
+
+/// What a device is made like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceOptions {
+    /// Bytes of its own memory. Pages that nobody writes take no memory of the host.
+    pub memory: u64,
+    /// Channels, independent of each other.
+    pub channels: u16,
+    /// Slots of each channel's descriptor ring; one stays free.
+    pub ring_size: u32,
+    /// What addresses and lengths must be a multiple of.
+    pub alignment: u64,
+    /// Bits of an address: what lies above is not reached.
+    pub address_bits: u32,
+    /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
+    pub max_segments: usize,
+}
+
+impl Default for DeviceOptions {
+    fn default() -> Self {
+        DeviceOptions {
+            memory: 64 << 20,
+            channels: 4,
+            ring_size: 256,
+            alignment: 1,
+            address_bits: 48,
+            max_segments: 64,
+        }
+    }
+}
+
+impl DeviceOptions {
+    fn check(&self) -> Result<()> {
+        let refuse = |what: String| Err(Error::Argument(what));
+        let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments } = *self;
+        if !(13..=48).contains(&address_bits) {
+            return refuse(format!("address_bits: {address_bits} is not in 13..48"));
+        }
+        if memory == 0 || memory > 1 << address_bits {
+            return refuse(format!("memory: {memory} bytes are not in 1..2**{address_bits}, which the device reaches"));
+        }
+        if !(1..=256).contains(&channels) {
+            return refuse(format!("channels: {channels} is not in 1..256"));
+        }
+        if !(2..=1 << 16).contains(&ring_size) {
+            return refuse(format!("ring_size: {ring_size} is not in 2..65536, of which one slot stays free"));
+        }
+        if !alignment.is_power_of_two() || alignment > PAGE {
+            return Err(Error::Alignment(format!("alignment: {alignment} is no power of two in 1..{PAGE}")));
+        }
+        if memory % alignment != 0 {
+            return Err(Error::Alignment(format!(
+                "memory: {memory} bytes are no multiple of the alignment, {alignment}"
+            )));
+        }
+        if !(1..=4096).contains(&max_segments) {
+            return refuse(format!("max_segments: {max_segments} is not in 1..4096"));
+        }
+        Ok(())
+    }
+}
+
+/// A device of a [`Machine`].
+#[derive(Debug)]
+pub struct Device {
+    machine: Arc<Machine>,
+    common: Arc<Common>,
+    ports: Vec<Arc<Port>>,
+    stats: Arc<Stats>,
+    this: Weak<Device>,
+}
+
+impl Device {
+    /// Adds a device to `machine`.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] and [`Error::Alignment`] for options outside their range, [`Error::Os`] where there is no memory.
+    pub fn new(machine: &Arc<Machine>, options: DeviceOptions) -> Result<Arc<Device>> {
+        options.check()?;
+        machine.check()?;
+        let layout = Layout { huge: Huge::Auto, ..Layout::new(options.memory as usize) };
+        let memory = Region::allocate(layout, Lock::Never)?;
+        let common = Arc::new(Common {
+            number: machine.number(),
+            options,
+            memory,
+            space: machine.space(),
+            link: AtomicBool::new(true),
+            iommu_faults: AtomicU64::new(0),
+            faults: Mutex::new(VecDeque::new()),
+        });
+        let mut ports = Vec::new();
+        for index in 0..options.channels {
+            let event = sys::eventfd().map_err(|errno| Error::os(errno, "cannot make an interrupt of the device"))?;
+            ports.push(Arc::new(Port::new(Arc::clone(&common), index, event)));
+        }
+        machine.add(ports.iter().map(|port| Controller::new(Arc::clone(port))).collect());
+        let machine = Arc::clone(machine);
+        Ok(Arc::new_cyclic(|this| Device { machine, common, ports, stats: Arc::default(), this: this.clone() }))
+    }
+
+    /// The machine it is part of.
+    pub fn machine(&self) -> &Arc<Machine> {
+        &self.machine
+    }
+
+    /// What it was made like.
+    pub fn options(&self) -> DeviceOptions {
+        self.common.options
+    }
+
+    /// Its number in the machine.
+    pub fn number(&self) -> u32 {
+        self.common.number
+    }
+
+    /// Whether it is reached.
+    pub fn has_link(&self) -> bool {
+        self.common.link.load(Relaxed)
+    }
+
+    /// Aborts everything under way on all channels, and brings the link up again. Rings are kept: their descriptors go on.
+    pub fn reset(&self) {
+        self.common.link.store(true, Relaxed);
+        self.machine.with_controllers(self.number(), None, Controller::abort_current);
+        self.machine.wake();
+    }
+
+    /// Faults of the IOMMU: how many, and the last ones.
+    pub fn iommu_faults(&self) -> (u64, Vec<Status>) {
+        let last = lock(&self.common.faults).iter().copied().collect();
+        (self.common.iommu_faults.load(Relaxed), last)
+    }
+
+    /// How many mappings of host memory there are.
+    pub fn mappings(&self) -> usize {
+        self.common.space.read().unwrap_or_else(PoisonError::into_inner).mappings()
+    }
+
+    /// Descriptors fetched, bytes moved, and interrupts raised by a channel.
+    pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
+        let port = &self.ports[usize::from(channel)];
+        (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
+    }
+
+    /// Maps the descriptors of a ring, in one piece.
+    pub fn map_ring(&self, span: Span) -> Result<Arc<dyn Mapping>> {
+        self.machine.check()?;
+        let len = span.len() as u64;
+        let mut space = self.common.space.write().unwrap_or_else(PoisonError::into_inner);
+        let (id, address) = space.map_contiguous(span, Access::Both, self.common.options.address_bits)?;
+        drop(space);
+        Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments: vec![(address, len)] }))
+    }
+
+    pub(super) fn with_controller<T>(&self, channel: u16, work: impl FnOnce(&mut Controller, &mut Bus<'_>) -> T) -> T {
+        let (mut work, mut result) = (Some(work), None);
+        self.machine.with_controllers(self.number(), Some(channel), |controller, bus| {
+            result = work.take().map(|work| work(controller, bus));
+        });
+        result.expect("a device has its channels as long as it lives")
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.machine.remove(self.number());
+    }
+}
+
+impl Engine for Device {
+    fn limits(&self) -> Limits {
+        let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
+        // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
+        let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
+            (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
+            (false, 1) => (PAGE, PAGE as usize),
+            (false, pages) => ((pages as u64 - 1) * PAGE, 0),
+        };
+        Limits {
+            granule: alignment,
+            memory: alignment as usize,
+            strict: alignment > 1,
+            max_len,
+            boundary,
+            max_segments,
+            size: memory,
+            ordered: true,
+            copies: true,
+            flushes: false,
+        }
+    }
+
+    fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    fn queue(&self, index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
+        self.machine.check()?;
+        let Some(port) = self.ports.get(usize::from(index)) else {
+            let channels = self.ports.len();
+            return Err(Error::Argument(format!("channel {index}: the device has {channels}, from 0 on")));
+        };
+        if port.taken.swap(true, SeqCst) {
+            return Err(Error::Busy(format!(
+                "channel {index} has a driver, or an aborted transfer that has not ended; try again later"
+            )));
+        }
+        let device = self.this.upgrade().expect("called on a living device");
+        let driver = Driver::new(device, Arc::clone(port));
+        if driver.is_err() {
+            port.taken.store(false, SeqCst);
+        }
+        Ok(Box::new(driver?))
+    }
+
+    fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
+        self.machine.check()?;
+        let mut space = self.common.space.write().unwrap_or_else(PoisonError::into_inner);
+        let (id, segments) = space.map(span, access, self.common.options.address_bits)?;
+        drop(space);
+        Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments }))
+    }
+
+    fn registers(&self) -> Option<Arc<dyn Registers>> {
+        Some(Arc::new(Window(self.this.clone())))
+    }
+
+    fn clock(&self) -> Option<Arc<dyn ManualClock>> {
+        match self.machine.options().clock {
+            Clock::Free => None,
+            Clock::Manual => Some(Arc::<Machine>::clone(&self.machine)),
+        }
+    }
+}
+
+/// Memory that is mapped for a device until this is dropped.
+#[derive(Debug)]
+struct Mapped {
+    common: Arc<Common>,
+    id: u64,
+    segments: Vec<(u64, u64)>,
+}
+
+impl Mapping for Mapped {
+    fn segments(&self) -> &[(u64, u64)] {
+        &self.segments
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // Waits for a burst that is using it.
+        self.common.space.write().unwrap_or_else(PoisonError::into_inner).unmap(self.id);
+    }
+}

@@ -1,0 +1,337 @@
+//! The machine: a bus on which one transaction happens at a time, and a clock that counts its cycles.
+//!
+//! With a free clock a thread carries transactions out as fast as memory is, and sleeps when there are none. With a manual clock
+//! there is no thread: whoever steps the machine, or waits for it, does the same work, so that every run is the same.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::controller::{Bus, Controller};
+use super::faults::{Fault, Faults};
+use super::port::lock;
+use super::space::Space;
+use super::trace::Event;
+use crate::engine::ManualClock;
+use crate::error::{Error, Result};
+use crate::sys;
+
+/// The most bytes of one transaction. Large enough to move them as fast as memory is; a manual clock shows more of what happens
+/// in between.
+const BURST_FREE: u64 = 64 << 10;
+const BURST_MANUAL: u64 = 256;
+/// How long the thread looks for work before it sleeps: about as long as waking it would take.
+const LINGER: Duration = Duration::from_micros(50);
+/// Transactions before it looks whether anybody else wants the machine.
+const TURN: usize = 256;
+
+/// Who lets time pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// A thread.
+    Free,
+    /// Whoever steps the machine.
+    Manual,
+}
+
+/// What a machine is made like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MachineOptions {
+    /// Who lets time pass.
+    pub clock: Clock,
+    /// Whether devices reach memory through an IOMMU, or by simulated physical addresses.
+    pub iommu: bool,
+    /// Decides where physical pages lie and when faults with a probability happen.
+    pub seed: u64,
+}
+
+/// A machine. It ends with the last of its devices and handles.
+#[derive(Debug)]
+pub struct Machine {
+    inner: Arc<Inner>,
+    options: MachineOptions,
+    /// Memory by physical addresses is the same to all devices.
+    physical: Arc<RwLock<Space>>,
+    generation: u32,
+}
+
+#[derive(Debug)]
+struct Inner {
+    core: Mutex<Core>,
+    wake: Condvar,
+    /// Something may be to do.
+    work: AtomicBool,
+    asleep: AtomicBool,
+    /// How many want the core while the thread has it.
+    wanted: AtomicU32,
+    burst: u64,
+}
+
+#[derive(Debug)]
+struct Core {
+    now: u64,
+    controllers: Vec<Controller>,
+    /// Who is asked first for the next transaction: round robin.
+    turn: usize,
+    /// The transaction on the bus, and when it ends.
+    current: Option<(usize, u64)>,
+    faults: Faults,
+    trace: Option<Vec<Event>>,
+    devices: u32,
+    stopped: bool,
+}
+
+impl Machine {
+    /// A machine without devices.
+    ///
+    /// # Errors
+    /// [`Error::Os`] where the system has no thread for it.
+    pub fn new(options: MachineOptions) -> Result<Arc<Machine>> {
+        let core = Core {
+            now: 0,
+            controllers: Vec::new(),
+            turn: 0,
+            current: None,
+            faults: Faults::new(options.seed),
+            trace: None,
+            devices: 0,
+            stopped: false,
+        };
+        let inner = Arc::new(Inner {
+            core: Mutex::new(core),
+            wake: Condvar::new(),
+            work: AtomicBool::new(false),
+            asleep: AtomicBool::new(false),
+            wanted: AtomicU32::new(0),
+            burst: if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL },
+        });
+        if options.clock == Clock::Free {
+            let inner = Arc::clone(&inner);
+            let started = thread::Builder::new().name("dma-sim".into()).spawn(move || inner.serve());
+            started.map_err(|error| Error::os(crate::error::errno(&error), "cannot start the machine's thread"))?;
+        }
+        let physical = Arc::new(RwLock::new(Space::physical(options.seed)));
+        Ok(Arc::new(Machine { inner, options, physical, generation: sys::fork_generation() }))
+    }
+
+    /// What it was made like.
+    pub fn options(&self) -> MachineOptions {
+        self.options
+    }
+
+    /// Refuses the child of a fork, where the machine's thread is not.
+    pub fn check(&self) -> Result<()> {
+        if self.generation == sys::fork_generation() {
+            return Ok(());
+        }
+        Err(Error::Closed("this simulated machine belongs to the parent process; make one anew after fork".into()))
+    }
+
+    /// The bus addresses of a new device.
+    pub(super) fn space(&self) -> Arc<RwLock<Space>> {
+        match self.options.iommu {
+            true => Arc::new(RwLock::new(Space::iommu())),
+            false => Arc::clone(&self.physical),
+        }
+    }
+
+    /// The number of a new device.
+    pub(super) fn number(&self) -> u32 {
+        self.with(|core| {
+            core.devices += 1;
+            core.devices - 1
+        })
+    }
+
+    /// Takes a device's channels in.
+    pub(super) fn add(&self, controllers: Vec<Controller>) {
+        self.with(|core| core.controllers.extend(controllers));
+    }
+
+    /// Takes a device's channels away.
+    pub(super) fn remove(&self, device: u32) {
+        if self.check().is_err() {
+            return;
+        }
+        self.with(|core| {
+            core.controllers.retain(|controller| controller.port.common.number != device);
+            (core.turn, core.current) = (0, None);
+        });
+    }
+
+    /// Runs `work` on one channel, or every channel of a device where `channel` is `None`.
+    pub(super) fn with_controllers(
+        &self,
+        device: u32,
+        channel: Option<u16>,
+        mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
+    ) {
+        let burst = self.inner.burst;
+        self.with(|core| {
+            let Core { now, controllers, faults, trace, current, .. } = core;
+            let mut bus = Bus { now: *now, burst, faults, trace };
+            for (index, controller) in controllers.iter_mut().enumerate() {
+                let port = &controller.port;
+                if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
+                    work(controller, &mut bus);
+                    // What was on the bus may have changed under it.
+                    current.take_if(|(other, _)| *other == index);
+                }
+            }
+        });
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
+        self.inner.wanted.fetch_add(1, SeqCst);
+        let mut core = lock(&self.inner.core);
+        self.inner.wanted.fetch_sub(1, SeqCst);
+        work(&mut core)
+    }
+
+    /// Somebody rang a doorbell.
+    pub(super) fn wake(&self) {
+        self.inner.work.store(true, SeqCst);
+        if self.inner.asleep.load(SeqCst) {
+            // Under the lock, so that it either sees the flag or hears this.
+            let _core = lock(&self.inner.core);
+            self.inner.wake.notify_one();
+        }
+    }
+
+    /// Makes something go wrong.
+    pub fn inject(&self, fault: Fault) {
+        self.with(|core| core.faults.add(fault));
+    }
+
+    /// Lets go wrong nothing more of what was injected.
+    pub fn clear_faults(&self) {
+        self.with(|core| core.faults.clear());
+    }
+
+    /// Cycles of the bus since the machine was made.
+    pub fn cycles(&self) -> u64 {
+        self.with(|core| core.now)
+    }
+
+    /// Begins to write down what happens.
+    pub fn start_trace(&self) {
+        self.with(|core| core.trace = Some(Vec::new()));
+    }
+
+    /// What happened since [`Machine::start_trace`].
+    pub fn take_trace(&self) -> Vec<Event> {
+        self.with(|core| core.trace.take().unwrap_or_default())
+    }
+
+    /// Lets `cycles` pass, with all transactions that end by then.
+    pub fn step(&self, cycles: u64) {
+        let until = self.with(|core| core.now.saturating_add(cycles));
+        while self.step_until(Some(until)) {}
+    }
+
+    /// Lets everything happen that can; how many cycles that took.
+    pub fn run_until_idle(&self) -> u64 {
+        let before = self.cycles();
+        while self.step_until(None) {}
+        self.cycles() - before
+    }
+}
+
+impl ManualClock for Machine {
+    fn now(&self) -> u64 {
+        self.cycles()
+    }
+
+    fn step_until(&self, until: Option<u64>) -> bool {
+        let burst = self.inner.burst;
+        self.with(|core| core.transact(burst, until))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // The parent's thread is not in the child of a fork, and may hold the lock there for ever.
+        if self.check().is_err() {
+            return;
+        }
+        self.with(|core| core.stopped = true);
+        self.wake();
+    }
+}
+
+impl Core {
+    /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
+    fn transact(&mut self, burst: u64, until: Option<u64>) -> bool {
+        let Some((index, end)) = self.current.take().or_else(|| self.arbitrate(burst)) else {
+            self.now = until.unwrap_or(self.now).max(self.now);
+            return false;
+        };
+        if until.is_some_and(|until| end > until) {
+            self.current = Some((index, end));
+            self.now = until.unwrap_or(self.now);
+            return false;
+        }
+        self.now = end;
+        let mut bus = Bus { now: end, burst, faults: &mut self.faults, trace: &mut self.trace };
+        self.controllers[index].transact(&mut bus);
+        true
+    }
+
+    /// Who has the bus next, and until when.
+    fn arbitrate(&mut self, burst: u64) -> Option<(usize, u64)> {
+        let count = self.controllers.len();
+        let next = (0..count).map(|step| (self.turn + step) % count);
+        let (index, cost) =
+            next.into_iter().find_map(|index| Some((index, self.controllers[index].next_cost(burst)?)))?;
+        self.turn = (index + 1) % count;
+        Some((index, self.now + cost))
+    }
+}
+
+impl Inner {
+    /// The machine's thread.
+    fn serve(&self) {
+        sys::block_signals();
+        let mut core = lock(&self.core);
+        loop {
+            self.work.store(false, SeqCst);
+            let mut busy = true;
+            for _ in 0..TURN {
+                if core.stopped {
+                    return;
+                }
+                busy = core.transact(self.burst, None);
+                if !busy || self.wanted.load(SeqCst) > 0 {
+                    break;
+                }
+            }
+            if busy {
+                if self.wanted.load(SeqCst) > 0 {
+                    drop(core);
+                    self.let_others();
+                    core = lock(&self.core);
+                }
+                continue;
+            }
+            drop(core);
+            let idle = Instant::now();
+            while !self.work.load(SeqCst) && idle.elapsed() < LINGER {
+                std::hint::spin_loop();
+            }
+            core = lock(&self.core);
+            self.asleep.store(true, SeqCst);
+            while !self.work.load(SeqCst) {
+                core = self.wake.wait(core).unwrap_or_else(PoisonError::into_inner);
+            }
+            self.asleep.store(false, SeqCst);
+        }
+    }
+
+    /// Waits until whoever wants the core has it: a lock that is free for a moment goes to the thread that runs.
+    fn let_others(&self) {
+        while self.wanted.load(SeqCst) > 0 {
+            thread::yield_now();
+        }
+    }
+}

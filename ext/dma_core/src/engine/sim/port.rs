@@ -1,0 +1,131 @@
+//! Where software and a channel of a simulated device meet: doorbell, interrupt, fault records, counters.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use nix::sys::eventfd::EventFd;
+
+use super::space::Space;
+use super::DeviceOptions;
+use crate::memory::Region;
+use crate::ring::Doorbell;
+use crate::sys;
+use crate::transfer::Status;
+
+/// The most fault records of the IOMMU that a device keeps, newest last.
+const FAULTS: usize = 64;
+
+/// What the channels of a device have in common.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub number: u32,
+    pub options: DeviceOptions,
+    pub memory: Arc<Region>,
+    pub space: Arc<RwLock<Space>>,
+    /// The device is reached.
+    pub link: AtomicBool,
+    pub iommu_faults: AtomicU64,
+    pub faults: Mutex<VecDeque<Status>>,
+}
+
+impl Common {
+    /// Keeps a fault of the IOMMU for the statistics.
+    pub(super) fn record(&self, status: Status) {
+        if let Status::IommuFault { .. } = status {
+            self.iommu_faults.fetch_add(1, Relaxed);
+            let mut faults = lock(&self.faults);
+            if faults.len() == FAULTS {
+                faults.pop_front();
+            }
+            faults.push_back(status);
+        }
+    }
+}
+
+/// Why the transfer in a slot of the ring failed, and how far it got: the status field of a descriptor has no room for that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record {
+    pub slot: u32,
+    pub bytes: u64,
+    pub status: Status,
+}
+
+/// One channel, as both sides see it.
+#[derive(Debug)]
+pub(super) struct Port {
+    pub common: Arc<Common>,
+    pub index: u16,
+    pub doorbell: Doorbell,
+    event: EventFd,
+    /// The event was signalled, and nobody has looked since.
+    signalled: AtomicBool,
+    /// A driver has the channel.
+    pub taken: AtomicBool,
+    records: Mutex<VecDeque<Record>>,
+    pub descriptors: AtomicU64,
+    pub bytes: AtomicU64,
+    pub interrupts: AtomicU64,
+}
+
+impl Port {
+    pub(super) fn new(common: Arc<Common>, index: u16, event: EventFd) -> Port {
+        Port {
+            common,
+            index,
+            doorbell: Doorbell::new(),
+            event,
+            signalled: AtomicBool::new(false),
+            taken: AtomicBool::new(false),
+            records: Mutex::new(VecDeque::new()),
+            descriptors: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            interrupts: AtomicU64::new(0),
+        }
+    }
+
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// The channel's interrupt. One that nobody has looked at yet stands for all that follow.
+    pub(super) fn interrupt(&self) {
+        self.interrupts.fetch_add(1, Relaxed);
+        if !self.signalled.swap(true, SeqCst) {
+            sys::signal(&self.event);
+        }
+    }
+
+    /// Whether an interrupt came since the last [`Port::acknowledge`].
+    pub(super) fn is_signalled(&self) -> bool {
+        self.signalled.load(SeqCst)
+    }
+
+    /// Makes the event unreadable. What was completed before is to be looked for after this, in memory: an interrupt for it may
+    /// not come any more.
+    pub(super) fn acknowledge(&self) {
+        sys::clear(&self.event);
+        self.signalled.store(false, SeqCst);
+    }
+
+    /// Says why the transfer in a slot failed, before its status can be seen.
+    pub(super) fn report(&self, record: Record) {
+        lock(&self.records).push_back(record);
+    }
+
+    /// Takes the oldest record, if it is about `slot`.
+    pub(super) fn take_record(&self, slot: u32) -> Option<Record> {
+        let mut records = lock(&self.records);
+        let found = records.iter().position(|record| record.slot == slot)?;
+        records.remove(found)
+    }
+
+    pub(super) fn forget_records(&self) {
+        lock(&self.records).clear();
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that panics runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,57 @@
+//! The machine seen from a channel: bytes, faults, aborts, the clock.
+
+use std::time::Duration;
+
+use super::*;
+use crate::channel::{Request, Shared};
+use crate::device;
+use crate::memory::{Layout, Lock, Region, Span};
+use crate::transfer::{Direction, Status};
+use std::sync::Arc;
+
+const GRACE: Duration = Duration::from_secs(5);
+
+fn machine(clock: Clock, iommu: bool) -> Arc<Machine> {
+    Machine::new(MachineOptions { clock, iommu, seed: 1 }).unwrap()
+}
+
+fn open(machine: &Arc<Machine>) -> (Arc<Device>, Arc<Shared>) {
+    let device = Device::new(machine, DeviceOptions::default()).unwrap();
+    let core = device::Device::of_sim(&device, "sim");
+    (device, core.channel(0).unwrap())
+}
+
+fn region(len: usize, byte: u8) -> Arc<Region> {
+    let region = Region::allocate(Layout::new(len), Lock::Never).unwrap();
+    region.fill(0, len, byte).unwrap();
+    region
+}
+
+fn bytes(region: &Region) -> Vec<u8> {
+    let mut out = vec![0; region.len()];
+    // SAFETY: `out` has the length of the region.
+    unsafe { region.read(0, out.as_mut_ptr(), out.len()) }.unwrap();
+    out
+}
+
+fn request(direction: Direction, offset: u64, region: &Arc<Region>) -> Request {
+    Request::new(direction.op(offset, Span::new(region, 0, region.len()).unwrap()))
+}
+
+#[test]
+fn bytes_go_there_and_back_on_every_machine() {
+    for clock in [Clock::Free, Clock::Manual] {
+        for iommu in [true, false] {
+            let (device, channel) = open(&machine(clock, iommu));
+            let (out, back) = (region(1 << 20, 7), region(1 << 20, 0));
+            for (direction, region) in [(Direction::ToDevice, &out), (Direction::FromDevice, &back)] {
+                let ticket = channel.submit(request(direction, 4096, region), true).unwrap();
+                let outcome = channel.wait_plain(&ticket, Some(GRACE), GRACE).unwrap();
+                assert_eq!((outcome.status, outcome.bytes), (Status::Complete, 1 << 20), "{clock:?} {iommu}");
+            }
+            assert_eq!(bytes(&back), bytes(&out));
+            assert_eq!(device.mappings(), 2, "only ring and chains stay mapped");
+            assert_eq!(out.in_flight(), 0);
+        }
+    }
+}
