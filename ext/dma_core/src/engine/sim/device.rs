@@ -156,10 +156,10 @@ impl Device {
         self.common.space.read().unwrap_or_else(PoisonError::into_inner).mappings()
     }
 
-    /// Descriptors fetched, bytes moved, and interrupts raised by a channel.
-    pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
+    /// Descriptors fetched and interrupts raised by a channel.
+    pub fn totals(&self, channel: u16) -> (u64, u64) {
         let port = &self.ports[usize::from(channel)];
-        (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
+        (port.descriptors.load(Relaxed), port.interrupts.load(Relaxed))
     }
 
     /// Maps the descriptors of a ring, in one piece.
