@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::IntoRawFd;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub struct Channel {
     transfers: Mutex<BTreeMap<u64, (Arc<Ticket>, Opaque<Value>)>>,
     /// Those that ended and that nobody asked for yet, oldest first.
     ended: Mutex<VecDeque<(Arc<Ticket>, Opaque<Value>)>>,
+    /// How many transfers of the channel had ended when the last of this object was told of.
+    seen: AtomicU64,
     seats: Mutex<Vec<(Arc<Seat>, Event)>>,
     stages: Mutex<Vec<Arc<Region>>>,
 }
@@ -92,6 +94,7 @@ impl Channel {
             event,
             transfers: Mutex::default(),
             ended: Mutex::default(),
+            seen: AtomicU64::new(0),
             seats: Mutex::default(),
             stages: Mutex::default(),
         })
@@ -107,6 +110,10 @@ impl Channel {
     /// out after all were called.
     fn dispatch(&self, ruby: &Ruby) -> Result<(), Error> {
         let (mut next, mut result) = (0, Ok(()));
+        let total = self.shared.told();
+        if self.seen.swap(total, Relaxed) == total {
+            return Ok(());
+        }
         loop {
             // One at a time, on the stack, where the GC finds it.
             let (ticket, value) = {

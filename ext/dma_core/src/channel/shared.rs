@@ -120,6 +120,8 @@ struct State {
     channel: Option<Channel>,
     tickets: HashMap<u64, Arc<Ticket>>,
     seats: Vec<(Arc<Seat>, Arc<Ticket>)>,
+    /// How many tickets have got their outcome.
+    told: u64,
 }
 
 impl Shared {
@@ -128,7 +130,7 @@ impl Shared {
         let event = channel.event().try_clone_to_owned();
         let event = event.map_err(|error| Error::os(crate::error::errno(&error), "cannot duplicate an event"))?;
         let (engine, counters, capacity) = (Arc::clone(channel.engine()), channel.counters(), channel.room());
-        let state = State { channel: Some(channel), tickets: HashMap::new(), seats: Vec::new() };
+        let state = State { channel: Some(channel), tickets: HashMap::new(), seats: Vec::new(), told: 0 };
         Ok(Shared {
             index,
             event,
@@ -206,6 +208,11 @@ impl Shared {
         let state = self.lock()?;
         let ids = state.channel.iter().flat_map(Channel::pending);
         Ok(ids.filter_map(|id| state.tickets.get(&id).cloned()).collect())
+    }
+
+    /// How many transfers have ended: where that is as before, none needs to be looked at.
+    pub fn told(&self) -> u64 {
+        self.lock().map_or(0, |state| state.told)
     }
 
     /// How many elements it holds.
@@ -337,7 +344,9 @@ impl Shared {
         drop(state.channel.take());
         let left: Vec<_> = state.tickets.keys().copied().collect();
         for id in left {
-            state.end(Outcome { id, bytes: 0, status: Status::Aborted });
+            let outcome = Outcome { id, bytes: 0, status: Status::Aborted };
+            self.counters.count(&outcome);
+            state.end(outcome);
         }
         state.wake();
     }
@@ -400,6 +409,7 @@ impl State {
     fn end(&mut self, outcome: Outcome) {
         if let Some(ticket) = self.tickets.remove(&outcome.id) {
             let _ = ticket.outcome.set(outcome);
+            self.told += 1;
         }
     }
 
