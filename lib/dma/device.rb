@@ -14,10 +14,6 @@ module DMA
   # several channels are independent. A device may be used by any number of threads and fibers. In the child of a fork,
   # devices of the parent raise {ClosedError}.
   class Device
-    # Options of {Sim.new}, which {.open} takes as well.
-    SIM_OPTIONS = %i[clock iommu seed].freeze
-    private_constant :SIM_OPTIONS
-
     # @!attribute [r] name
     #   @return [String] what it was opened as
 
@@ -46,7 +42,7 @@ module DMA
       # @raise [UnsupportedError] for what this cannot drive
       # @raise [SystemCallError] where there is none, or it may not be opened
       def open(device, direct: :auto, **options)
-        opened = device == :sim ? open_sim(options) : open_path(device, direct, options)
+        opened = device == :sim ? Sim.__send__(:with_device, **options) : open_path(device, direct, options)
         return opened unless block_given?
 
         begin
@@ -64,10 +60,6 @@ module DMA
       end
 
       private
-
-      def open_sim(options)
-        Sim.new(**options.slice(*SIM_OPTIONS)).device(**options.except(*SIM_OPTIONS))
-      end
 
       def open_path(path, direct, options)
         unless options.empty?

@@ -11,6 +11,10 @@ module DMA
   # somebody waits for a transfer or lets time pass ({#step}, {#run_until_idle}), and the same calls give the same result, to
   # the byte and the cycle.
   class Sim
+    # The options of a machine; others are a device's.
+    OPTIONS = %i[clock iommu seed].freeze
+    private_constant :OPTIONS
+
     # @!attribute [r] clock
     #   @return [:free, :manual]
 
@@ -47,8 +51,9 @@ module DMA
       # @param options those of {.new} and {#device}
       # @return [Sim] the machine of the device
       def attach(path, **options)
-        own = method(:new).parameters.map(&:last)
-        new(**options.slice(*own)).tap { |machine| machine.device(**options.except(*own), path: path).close }
+        device = with_device(path: path, **options)
+        device.close
+        device.sim
       end
 
       # Takes away what {.attach} put at a path. Who has the device open keeps it.
@@ -57,6 +62,13 @@ module DMA
       # @return [Boolean] whether there was one
       def detach(path)
         native_detach(path)
+      end
+
+      private
+
+      # A machine with one device; each gets the options that are its own.
+      def with_device(**options)
+        new(**options.slice(*OPTIONS)).device(**options.except(*OPTIONS))
       end
     end
 
