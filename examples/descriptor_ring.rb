@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# What a driver does below `submit`: memory gets bus addresses, descriptors go into a ring, the device fetches them from it
-# and writes their statuses back. The trace shows each step on the simulated bus.
+# What a driver does below `submit`: memory gets bus addresses, descriptors go into a ring, the device fetches them
+# from it and writes their statuses back. The trace shows each step on the simulated bus.
 #
 #   ruby -Ilib examples/descriptor_ring.rb
 
@@ -23,8 +23,13 @@ device.map(buffer, type: :streaming, direction: :to_device) do |mapping|
   puts ring.inspect
 
   trace = machine.trace { device.channel(0).submit(ring).wait }
-  puts trace.select { |event| event.what == :fetch || event.status }
-            .map { |event| format("cycle %4d %-6s 0x%x %s", event.cycle, event.what, event.address, event.status) }
-  ring.process_completions { |descriptor| puts "slot #{descriptor.index}: #{descriptor.length} bytes #{descriptor.status}" }
+  trace.each do |event|
+    next if event.what == :to_device
+
+    puts "cycle #{event.cycle}: #{event.what} 0x#{event.address.to_s(16)} #{event.status}"
+  end
+  ring.process_completions do |descriptor|
+    puts "slot #{descriptor.index}: #{descriptor.length} bytes #{descriptor.status}"
+  end
 end
 puts device.read_dma(buffer.size, at: 0x1000) == buffer.get_string ? "equal" : "different"

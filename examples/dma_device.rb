@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# A device behind `DmaDevice`: data out, wait for the interrupt, data in. The device is a simulated one here; any path that
-# DMA::Device.open takes will do.
+# A device behind `DmaDevice`: data out, wait for the interrupt, data in. The device is a simulated one here; any path
+# that DMA::Device.open takes will do.
 #
 #   ruby -Ilib examples/dma_device.rb [PATH]
 

@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# What real machines do once a month, whenever it is wanted: a transfer that hangs, an IOMMU fault, a failure in the middle
-# of a batch. After each the channel is used again.
+# What real machines do once a month, whenever it is wanted: a transfer that hangs, an IOMMU fault, a failure in the
+# middle of a batch. After each the channel is used again.
 #
 #   ruby -Ilib examples/faults.rb
 

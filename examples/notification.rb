@@ -5,6 +5,7 @@
 #   ruby -Ilib examples/notification.rb
 
 require "dma"
+require "io/wait"
 
 DMA::Device.open(:sim) do |device|
   channel = device.channel(0)
@@ -22,6 +23,6 @@ DMA::Device.open(:sim) do |device|
   channel.drain(timeout: 5)
 
   channel.submit(source: 0, destination: buffer, length: 4096)
-  IO.select([channel.to_io], nil, nil, 5)
+  channel.to_io.wait_readable(5)
   channel.process_completions { |ended| puts "readable: #{ended.status}, #{ended.bytes} bytes" }
 end

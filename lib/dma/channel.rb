@@ -32,8 +32,8 @@ module DMA
     #
     #   channel.submit(source: buffer, destination: 0x1000)
     #   channel.submit(source: 0x1000, destination: buffer, length: 512, fence: true)
-    #   channel.submit([{ source: a, destination: 0 }, { source: b, destination: 512 }])   # scatter-gather, one Transfer
-    #   channel.submit(ring)
+    #   channel.submit([{ source: a, destination: 0 }, { source: b, destination: 512 }])   # scatter-gather, one
+    #   Transfer channel.submit(ring)
     #
     # @overload submit(source:, destination:, length: nil, fence: false, interrupt: true)
     # @overload submit(list, fence: false, interrupt: true)
@@ -174,13 +174,13 @@ module DMA
 
     def drain_until(deadline, timeout)
       while (transfer = native_oldest)
-        left = deadline && [deadline - device.__send__(:now), 0].max
         begin
-          native_wait(transfer, left)
+          native_wait(transfer, deadline && [deadline - device.__send__(:now), 0].max)
         rescue TimeoutError
           count = cancel_all + 1
-          raise TimeoutError, "#{count} transfers on channel #{index} of #{device.name} were not over " \
-                              "#{timeout ? "after #{timeout} s" : "when the machine had nothing left to do"}, and were given up"
+          why = timeout ? "after #{timeout} s" : "when the machine had nothing left to do"
+          raise TimeoutError, "#{count} transfers on channel #{index} of #{device.name} were not over #{why}, " \
+                              "and were given up"
         end
       end
       poll

@@ -10,9 +10,9 @@ module DMA
   #     dev.read_dma(1024, at: 4096)
   #   end
   #
-  # Transfers of one channel that use the same bytes are carried out in the order in which they were submitted; those of
-  # several channels are independent. A device may be used by any number of threads and fibers. In the child of a fork,
-  # devices of the parent raise {ClosedError}.
+  # Transfers of one channel that use the same bytes are carried out in the order in which they were submitted; those
+  # of several channels are independent. A device may be used by any number of threads and fibers. In the child of a
+  # fork, devices of the parent raise {ClosedError}.
   class Device
     # @!attribute [r] name
     #   @return [String] what it was opened as
@@ -21,10 +21,11 @@ module DMA
     #   @return [Sim, nil] the machine that a simulated device is part of
 
     # @!attribute [r] capabilities
-    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory), `:channels`, `:capacity` (descriptors
-    #   of a channel), `:alignment` (of device addresses and lengths), `:memory_alignment`, `:strict` (whether what is not
-    #   aligned is refused), `:max_length` (bytes of one descriptor; longer transfers are split), `:max_segments`,
-    #   `:operations`; of a simulated device `:ring_size`, `:address_bits`, `:iommu`, `:clock`; of a file `:direct`.
+    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory), `:channels`, `:capacity`
+    #   (descriptors of a channel), `:alignment` (of device addresses and lengths), `:memory_alignment`, `:strict`
+    #   (whether what is not aligned is refused), `:max_length` (bytes of one descriptor; longer transfers are split),
+    #   `:max_segments`, `:operations`; of a simulated device `:ring_size`, `:address_bits`, `:iommu`, `:clock`; of a
+    #   file `:direct`.
     #   @return [Hash{Symbol => Object}]
 
     # @!method closed?
@@ -56,7 +57,7 @@ module DMA
       #
       # @return [Device]
       def new(device, **options)
-        open(device, **options)
+        self.open(device, **options)
       end
 
       private
@@ -65,6 +66,7 @@ module DMA
         unless options.empty?
           raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to DMA::Sim.attach"
         end
+
         if path.is_a?(String) && path.match?(/\A\h{4,}:\h\h:\h\h\.\h\z/)
           raise UnsupportedError, "#{path}: PCI functions (VFIO) are not driven by this version; there are simulated " \
                                   "devices (:sim, DMA::Sim.attach), files and block devices"
@@ -85,8 +87,8 @@ module DMA
 
     # Begins to write to the device, and does not wait for it.
     #
-    # @param data [String, Buffer, Mapping, IO::Buffer] a String, and an IO::Buffer that is no view of a Buffer, is copied
-    #   to memory of our own first; a Buffer must not be changed before the transfer is over
+    # @param data [String, Buffer, Mapping, IO::Buffer] a String, and an IO::Buffer that is no view of a Buffer, is
+    #   copied to memory of our own first; a Buffer must not be changed before the transfer is over
     # @param at [Integer] device address
     # @param channel [Integer]
     # @return [Transfer]
@@ -101,8 +103,8 @@ module DMA
     #
     # @param size [Integer, nil] bytes; nil: as many as `into` has
     # @param at [Integer] device address
-    # @param into [Buffer, Mapping, IO::Buffer, nil] memory to fill instead of a new String; without a copy, unless it is an
-    #   IO::Buffer that is no view of a Buffer
+    # @param into [Buffer, Mapping, IO::Buffer, nil] memory to fill instead of a new String; without a copy, unless it
+    #   is an IO::Buffer that is no view of a Buffer
     # @param timeout [Numeric, nil] seconds, of simulated time where the machine has a manual clock
     # @param channel [Integer]
     # @return [String, Object] the bytes, fewer at the end of a file; or `into`
@@ -162,14 +164,15 @@ module DMA
       end
     end
 
-    # Describes a transfer as the device would be told of it, without beginning it: memory is mapped, and a ring filled with
-    # a descriptor for each piece of it. `channel.submit(configuration[:descriptor_ring])` carries it out.
+    # Describes a transfer as the device would be told of it, without beginning it: memory is mapped, and a ring
+    # filled with a descriptor for each piece of it. `channel.submit(configuration[:descriptor_ring])` carries it out.
     #
     # @param source [Buffer, Mapping, Integer] memory, or a device address
     # @param destination [Buffer, Mapping, Integer] the same; one of the two is memory
     # @param length [Integer] bytes
-    # @return [Hash{Symbol => Object}] `:descriptor_ring` ({Ring}), `:source_phys` and `:dest_phys` (bus address of memory,
-    #   address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`, `:coherent`)
+    # @return [Hash{Symbol => Object}] `:descriptor_ring` ({Ring}), `:source_phys` and `:dest_phys` (bus address of
+    #   memory, address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`,
+    #   `:coherent`)
     def configure_transfer(source, destination, length)
       ring = Ring.__send__(:describe, self, source, destination, DMA.__send__(:natural, length, "length"))
       first = ring[ring.head]
@@ -188,9 +191,9 @@ module DMA
       @registers ||= native_registers || raise(UnsupportedError, "#{name} has no registers")
     end
 
-    # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how each
-    # ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and `:faults`, the
-    # last of them with address and access; `:mappings`, `:cycles`.
+    # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
+    # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
+    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`.
     #
     # @return [Hash{Symbol => Object}]
     def stats
@@ -202,8 +205,8 @@ module DMA
       empty.merge(totals, stats)
     end
 
-    # Aborts what is under way on all channels, brings the link of a simulated device up again, and waits a moment for all
-    # to end. The channels can be used as before.
+    # Aborts what is under way on all channels, brings the link of a simulated device up again, and waits a moment for
+    # all to end. The channels can be used as before.
     #
     # @return [self]
     # @raise [BusyError] where something does not end
@@ -215,8 +218,8 @@ module DMA
       self
     end
 
-    # Gives up what is under way and closes the device. Memory that the device does not let go of stays until it does. A
-    # device that others have open too, by {Sim.attach}, goes on for them.
+    # Gives up what is under way and closes the device. Memory that the device does not let go of stays until it does.
+    # A device that others have open too, by {Sim.attach}, goes on for them.
     #
     # @return [nil]
     def close

@@ -26,8 +26,8 @@ module DMA
     #   @raise [MisuseError] once it was taken away
 
     # @!attribute [r] segments
-    #   @return [Array<(Integer, Integer)>] bus address and length of each piece: one behind an IOMMU, else one or more for
-    #     each page
+    #   @return [Array<(Integer, Integer)>] bus address and length of each piece: one behind an IOMMU, else one or
+    #     more for each page
     #   @raise [MisuseError] once it was taken away
 
     # @!method unmap

@@ -1,12 +1,12 @@
 # frozen_string_literal: true
 
 module DMA
-  # Registers of a device, little-endian. Each access is carried out once, at its own width. The registers of a simulated
-  # device are listed in the documentation of its source (`engine/sim/registers.rs`).
+  # Registers of a device, little-endian. Each access is carried out once, at its own width. The registers of a
+  # simulated device are listed in the documentation of its source (`engine/sim/registers.rs`).
   class Registers
     # How many looks go without a pause between them, and the shortest pause after that, in seconds.
     SPIN = 64
-    PAUSE = 50e-6
+    PAUSE = 5e-5
     private_constant :SPIN, :PAUSE
 
     # @!attribute [r] size
@@ -52,8 +52,8 @@ module DMA
     #   See {#write8}
     #   @return [Integer] the value
 
-    # Reads a 32-bit register until the bits of `mask` have the value asked for. A machine with a manual clock is stepped
-    # meanwhile; otherwise other threads, or fibers of a scheduler, run.
+    # Reads a 32-bit register until the bits of `mask` have the value asked for. A machine with a manual clock is
+    # stepped meanwhile; otherwise other threads, or fibers of a scheduler, run.
     #
     # @param offset [Integer] a multiple of 4
     # @param mask [Integer] the bits to look at

@@ -3,10 +3,10 @@
 module DMA
   # A descriptor as it lies in a {Ring}: what is to be moved, and the status that the device writes back.
   #
-  # `source` and `destination` are bus addresses of memory or device addresses, as `flags` say: 0x01 to the device, 0x02 from
-  # it, both within it; 0x04 interrupt, 0x08 fence, 0x10 chained to `next`. `status` is that of {Transfer#status}, `index` the
-  # slot.
-  Descriptor = Struct.new(:source, :destination, :length, :flags, :next, :status, :index)
+  # `source` and `destination` are bus addresses of memory or device addresses, as `flags` say: 0x01 to the device,
+  # 0x02 from it, both within it; 0x04 interrupt, 0x08 fence, 0x10 chained to `next`. `status` is that of
+  # {Transfer#status}, `index` the slot.
+  Descriptor = Struct.new(:source, :destination, :length, :flags, :next, :status, :index) # rubocop:disable Lint/StructNewOverride
 
   # A ring of descriptors in memory that a device can fetch them from. It stands alone: fill it, submit it to a channel
   # ({Channel#submit}), or stand in for the device with {#complete}; then take off what has ended.
@@ -53,24 +53,28 @@ module DMA
       def describe(device, source, destination, length)
         from = pieces(device, source, length, :to_device)
         to = pieces(device, destination, length, :from_device)
-        if from && to
-          raise ArgumentError, "both source and destination are memory, and a device moves bytes to or from itself"
-        end
+        raise ArgumentError, "both are memory, and a device moves bytes to or from itself" if from && to
 
-        mapping, segments = from || to || [nil, [[source, length]]]
-        direction = DIRECTIONS.key((from ? 1 : 0) | (to ? 2 : 0)) || :within
+        mapping, segments = from || to || [nil, [[nil, length]]]
         ring = new(segments.size + 1)
         ring.mappings.push(mapping) if mapping
         offset = 0
         segments.each_with_index do |(address, bytes), index|
-          ring.add_transfer(from ? address : source + offset, to ? address : destination + offset, bytes,
-                            direction: direction, interrupt: index == segments.size - 1)
+          ends = [from ? address : source + offset, to ? address : destination + offset]
+          ring.add_transfer(*ends, bytes, direction: direction(from, to), interrupt: index == segments.size - 1)
           offset += bytes
         end
         ring
       end
 
-      # The mapping of some memory and its pieces, as many as `length` bytes take and none longer than the device takes.
+      def direction(from, to)
+        return :to_device if from
+
+        to ? :from_device : :within
+      end
+
+      # The mapping of some memory and its pieces, as many as `length` bytes take and none longer than the device
+      # takes.
       def pieces(device, memory, length, direction)
         return if memory.is_a?(Integer)
 
@@ -93,8 +97,8 @@ module DMA
     # @param source [Integer, Mapping] address to read from: of memory the bus address, see {Mapping#address}
     # @param destination [Integer, Mapping] address to write to
     # @param length [Integer] bytes, less than 2**32
-    # @param direction [:to_device, :from_device, :within, nil] which of the two is memory; nil: what is a mapping, or else
-    #   the source
+    # @param direction [:to_device, :from_device, :within, nil] which of the two is memory; nil: what is a mapping, or
+    #   else the source
     # @param interrupt [Boolean] the device raises an interrupt after it
     # @param fence [Boolean] the device does not carry it out where one before it failed
     # @return [Integer] its slot
@@ -109,8 +113,8 @@ module DMA
       native_add(bus_address(source), bus_address(destination), length, flags)
     end
 
-    # Takes off the descriptors that have ended, in order, and passes them: one that has ended behind one that has not waits
-    # for it.
+    # Takes off the descriptors that have ended, in order, and passes them: one that has ended behind one that has not
+    # waits for it.
     #
     # @yieldparam descriptor [Descriptor]
     # @return [Integer] how many

@@ -1,15 +1,16 @@
 # frozen_string_literal: true
 
 module DMA
-  # A simulated machine: a bus, devices with memory and descriptor rings on it, an IOMMU, a clock, and faults on demand.
+  # A simulated machine: a bus, devices with memory and descriptor rings on it, an IOMMU, a clock, and faults on
+  # demand.
   #
   #   machine = DMA::Sim.new(clock: :manual, seed: 42)
   #   dev = machine.device(channels: 2)
   #   machine.inject(:bus_error, descriptor: 3)
   #
-  # With a free clock a thread of its own moves the bytes, as fast as memory is. With a manual clock nothing happens unless
-  # somebody waits for a transfer or lets time pass ({#step}, {#run_until_idle}), and the same calls give the same result, to
-  # the byte and the cycle.
+  # With a free clock a thread of its own moves the bytes, as fast as memory is. With a manual clock nothing happens
+  # unless somebody waits for a transfer or lets time pass ({#step}, {#run_until_idle}), and the same calls give the
+  # same result, to the byte and the cycle.
   class Sim
     # The options of a machine; others are a device's.
     OPTIONS = %i[clock iommu seed].freeze
@@ -34,8 +35,8 @@ module DMA
 
     class << self
       # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
-      # @param iommu [Boolean] devices reach memory through an IOMMU, at bus addresses that are valid while mapped; without
-      #   one at simulated physical addresses, where pages do not lie together
+      # @param iommu [Boolean] devices reach memory through an IOMMU, at bus addresses that are valid while mapped;
+      #   without one at simulated physical addresses, where pages do not lie together
       # @param seed [Integer] decides where physical pages lie, and when faults with a probability happen
       # @return [Sim]
       def new(clock: :free, iommu: true, seed: 0)
@@ -77,15 +78,16 @@ module DMA
     # @param memory [Integer] bytes of its own memory; pages that nobody writes to take none of the host's
     # @param channels [Integer] independent of each other
     # @param ring_size [Integer] slots of each channel's descriptor ring, of which one stays free
-    # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others are
-    #   refused
+    # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
+    #   are refused
     # @param address_bits [Integer] 13..48; what lies above is not reached
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
-    def device(memory: 64 << 20, channels: 4, ring_size: 256, alignment: 1, address_bits: 48, max_segments: 64, path: nil)
+    def device(memory: 64 << 20, channels: 4, ring_size: 256, alignment: 1, address_bits: 48, max_segments: 64,
+               path: nil)
       native_device(memory, channels, ring_size, alignment, address_bits, max_segments, path)
     end
 
@@ -102,10 +104,10 @@ module DMA
     # Makes something go wrong.
     #
     # @param kind [Symbol] `:bus_error` (bytes do not come or are not taken), `:poison` (they come marked as spoiled),
-    #   `:iommu_fault`, `:lost_interrupt`, `:hang` (the transfer never ends), `:link_down` (the device is not reached until
-    #   it is reset)
-    # @param descriptor [Integer, nil] at the one with this number, counted from 0 from now on; the next one, where nothing
-    #   else is said
+    #   `:iommu_fault`, `:lost_interrupt`, `:hang` (the transfer never ends), `:link_down` (the device is not reached
+    #   until it is reset)
+    # @param descriptor [Integer, nil] at the one with this number, counted from 0 from now on; the next one, where
+    #   nothing else is said
     # @param address [Integer, nil] where bytes at this bus or device address are moved; those before it are
     # @param probability [Float, nil] at any descriptor, with this probability
     # @param device [Integer, nil] number of a device of this machine, from 0 on; nil: any
@@ -113,14 +115,11 @@ module DMA
     # @param count [Integer, nil] how often; nil: once, or with a probability for ever
     # @return [self]
     def inject(kind, descriptor: nil, address: nil, probability: nil, device: nil, channel: nil, count: nil)
-      unless probability.nil? || (probability.is_a?(Numeric) && probability.between?(0, 1))
-        raise ArgumentError, "probability: #{probability.inspect} is not in 0..1"
-      end
       raise ArgumentError, "count: #{count.inspect} is not 1 or more" unless count.nil? || count.positive?
 
       descriptor ||= 0 unless address || probability
       count ||= 1 unless probability
-      native_inject(kind, [descriptor, address, probability&.to_f], device, channel, count)
+      native_inject(kind, [descriptor, address, probability && chance(probability)], device, channel, count)
       self
     end
 
@@ -148,6 +147,14 @@ module DMA
     # @return [String] clock, IOMMU and time
     def inspect
       "#<#{self.class} clock: #{clock} iommu: #{iommu?} cycles: #{cycles}>"
+    end
+
+    private
+
+    def chance(probability)
+      return probability.to_f if probability.is_a?(Numeric) && probability.between?(0, 1)
+
+      raise ArgumentError, "probability: #{probability.inspect} is not in 0..1"
     end
   end
 end

@@ -22,7 +22,8 @@ module DMA
     #     `:link_down`, `:ring_full`, `:os_error` (see {#errno})
 
     # @!attribute [r] fault
-    #   @return [(Integer, Symbol), nil] of an IOMMU fault the bus address, and `:read` or `:write`, what the device wanted
+    #   @return [(Integer, Symbol), nil] of an IOMMU fault the bus address, and `:read` or `:write`, what the device
+    #     wanted
 
     # @!attribute [r] errno
     #   @return [Integer, nil] what the operating system refused it with
@@ -30,11 +31,12 @@ module DMA
     # @!method done?
     #   @return [Boolean] whether it has ended, well or not; does not wait
 
-    # Waits until it has ended. Other threads, or fibers of a scheduler, run meanwhile. A wait that ends before the transfer,
-    # by a timeout or by an exception from outside, gives the transfer up, so that the channel is free for the next one.
+    # Waits until it has ended. Other threads, or fibers of a scheduler, run meanwhile. A wait that ends before the
+    # transfer, by a timeout or by an exception from outside, gives the transfer up, so that the channel is free for
+    # the next one.
     #
-    # @param timeout [Numeric, nil] seconds, of simulated time where the machine has a manual clock; where such a machine
-    #   has nothing left to do, time is up at once
+    # @param timeout [Numeric, nil] seconds, of simulated time where the machine has a manual clock; where such a
+    #   machine has nothing left to do, time is up at once
     # @return [self]
     # @raise [TransferError] where it did not end well; {FaultError} for a fault of the IOMMU
     # @raise [TimeoutError]
@@ -57,8 +59,8 @@ module DMA
       self
     end
 
-    # Calls the block when it has ended, well or not; at once if it has. The block runs on the thread or fiber that finds
-    # the completion: one that waits or polls on this channel. An error in it comes out there.
+    # Calls the block when it has ended, well or not; at once if it has. The block runs on the thread or fiber that
+    # finds the completion: one that waits or polls on this channel. An error in it comes out there.
     #
     # @yieldparam transfer [Transfer]
     # @return [self]
