@@ -3,7 +3,9 @@
 mod pages;
 mod pool;
 mod region;
+mod registry;
 
 pub use pages::{Huge, Layout, Lock, Pages, Residency};
 pub use pool::{Pool, Waiter};
 pub use region::{check_range, Region, Span};
+pub use registry::find;
