@@ -13,6 +13,8 @@ mod stream;
 mod value_type;
 mod view;
 
+// The functions of dma.h, here too: ffi inside Ruby finds them in this library, with the memory of every DMA::Buffer.
+use dma as _;
 use magnus::{Error, Ruby};
 
 #[magnus::init]
