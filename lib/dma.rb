@@ -36,8 +36,8 @@ module DMA
     end
   end
 
-  # The library to give to `ffi_lib`: the functions of dma.h in the extension itself, which know the memory of every {Buffer}
-  # that owns its own. libdma.so, beside it, is the same for programs without Ruby; in Ruby it would know no buffer.
+  # The library to give to `ffi_lib`: the functions of dma.h in the extension itself, which know the memory of every
+  # {Buffer} that owns its own. libdma.so, beside it, is the same for programs without Ruby; in Ruby it would know none.
   #
   # @return [String] absolute path of the loaded extension
   def self.library_path

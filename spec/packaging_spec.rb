@@ -39,7 +39,7 @@ RSpec.describe "packaging" do
     end
 
     it "holds nothing else" do
-      crate = /Cargo\.toml|build\.rs|include\/\w+\.h|src\/.+\.rs/
+      crate = %r{Cargo\.toml|build\.rs|include/\w+\.h|src/.+\.rs}
       code = %r{\A(lib/.+\.rb|exe/dma|sig/.+\.rbs|ext/dma/extconf\.rb|ext/\w+/(#{crate}))\z}
       expect(files.grep_v(code))
         .to contain_exactly("Cargo.lock", "Cargo.toml", "CHANGELOG.md", "LICENSE", "README.md")
@@ -80,7 +80,8 @@ RSpec.describe "packaging" do
     # A cargo that says it is of this version, and builds by writing a file where cargo would.
     def fake_cargo(version, built)
       suffix = RbConfig::CONFIG["SOEXT"]
-      extension, library = ["#{built}/libdma_ext.#{suffix}", "#{built}/deps/libdma.#{suffix}"]
+      extension = "#{built}/libdma_ext.#{suffix}"
+      library = "#{built}/deps/libdma.#{suffix}"
       path = File.join(scratch, "cargo")
       File.write(path, <<~SH, perm: 0o755)
         #!/bin/sh

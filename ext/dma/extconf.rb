@@ -1,7 +1,7 @@
 # frozen_string_literal: true
 
-# Builds dma/dma_ext.so, and dma/libdma.so for programs without Ruby, with nothing but Ruby, cargo, a C compiler and libclang.
-# Cross builds go through the rb_sys gem, and have the first only.
+# Builds dma/dma_ext.so, and dma/libdma.so for programs without Ruby, with nothing but Ruby, cargo, a C compiler and
+# libclang. Cross builds go through the rb_sys gem, and have the first only.
 require "rbconfig"
 require "shellwords"
 

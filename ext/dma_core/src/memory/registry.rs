@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn memory_of_somebody_else_is_not_found() {
-        let memory = vec![0u8; 64];
-        // SAFETY: the vector outlives the region.
+        let memory = [0u8; 64];
+        // SAFETY: the array outlives the region.
         let region = Region::of(unsafe { Pages::foreign(memory.as_ptr() as usize, 64) }.unwrap());
         assert!(!is_found(region.address()));
     }
