@@ -1,8 +1,9 @@
 /*
- * A buffer goes to the device's memory at 0x1000 and comes back into another. The device is a file or a block device where one
- * is named, else a simulated one.
+ * A buffer goes to the device's memory at 0x1000 and comes back into another. The device is a file or a block device
+ * where one is named, else a simulated one.
  *
- *   gcc -Iext/dma_capi/include examples/transfer.c -Llib/dma -ldma -Wl,-rpath,$PWD/lib/dma -o /tmp/transfer && /tmp/transfer [FILE]
+ *   gcc -Iext/dma_capi/include examples/transfer.c -Llib/dma -ldma -Wl,-rpath,$PWD/lib/dma -o /tmp/transfer
+ *   /tmp/transfer [FILE]
  */
 #include <stdio.h>
 #include <stdlib.h>

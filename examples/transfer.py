@@ -1,5 +1,5 @@
-"""A buffer goes to the device's memory at 0x1000 and comes back into another, through ctypes. The device is a file or a block
-device where one is named, else a simulated one.
+"""A buffer goes to the device's memory at 0x1000 and comes back into another, through ctypes. The device is a file or a
+block device where one is named, else a simulated one.
 
   python3 examples/transfer.py [FILE]
 """

@@ -54,8 +54,8 @@ pub(crate) struct Choice(Mutex<State>);
 struct State {
     simulated: Option<Arc<Use>>,
     chosen: Option<Arc<Use>>,
-    /// A choice, or what was written to the simulated device, is the parent's: going on with another device would read and
-    /// write in the wrong place without a word.
+    /// A choice, or what was written to the simulated device, is the parent's: going on with another device would read
+    /// and write in the wrong place without a word.
     inherited: bool,
 }
 

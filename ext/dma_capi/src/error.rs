@@ -98,8 +98,8 @@ pub(crate) fn last() -> *const c_char {
     LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
-/// Runs what a C function does. What it is refused for is remembered, and becomes its result by `refused`; so does a panic,
-/// which has no way through C.
+/// Runs what a C function does. What it is refused for is remembered, and becomes its result by `refused`; so does a
+/// panic, which has no way through C.
 pub(crate) fn guard<T>(refused: impl FnOnce(Code) -> T, work: impl FnOnce() -> Result<T, Failure>) -> T {
     let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(internal(&*panic)));
     result.unwrap_or_else(|failure| {

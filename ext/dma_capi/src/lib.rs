@@ -1,7 +1,8 @@
-//! The C interface, as `include/dma.h` declares it: numbers and pointers for [`dma_core`]'s buffers, devices and transfers.
+//! The C interface, as `include/dma.h` declares it: numbers and pointers for [`dma_core`]'s buffers, devices and
+//! transfers.
 //!
-//! It is libdma.so for programs without Ruby, and part of Ruby's extension, where it knows the memory of every `DMA::Buffer`.
-//! What belongs to the process is here; what a call does is in the core.
+//! It is libdma.so for programs without Ruby, and part of Ruby's extension, where it knows the memory of every
+//! `DMA::Buffer`. What belongs to the process is here; what a call does is in the core.
 
 mod device;
 mod error;
@@ -142,7 +143,7 @@ fn check_pointer<T>(pointer: *const T, what: &str) -> Result<(), Failure> {
         let align = align_of::<T>();
         return Err(Failure::new(
             Code::Alignment,
-            format!("{what} is at {pointer:p}, which is no multiple of {align}; declare it as what it is, and copy it there"),
+            format!("{what} is at {pointer:p}, which is no multiple of {align}; copy it to a variable of its type"),
         ));
     }
     Ok(())
@@ -168,8 +169,8 @@ fn span(address: u64, len: u32, field: &str) -> Result<Span, Failure> {
         return Err(Failure::new(
             Code::Memory,
             format!(
-                "{field} {address:#x} is in no buffer: it was freed, or it came neither from dma_alloc_buffer nor from a \
-                 DMA::Buffer that owns its memory"
+                "{field} {address:#x} is in no buffer: it was freed, or it came neither from dma_alloc_buffer nor from \
+                 a DMA::Buffer that owns its memory"
             ),
         ));
     };
@@ -190,8 +191,8 @@ pub extern "C" fn dma_wait_completion(id: c_int) {
     guard_int(|| wait(id, None));
 }
 
-/// Waits no longer than `nanoseconds`, then gives the transfer up; for ever where they are negative. How it ended, or a negative
-/// [`Code`].
+/// Waits no longer than `nanoseconds`, then gives the transfer up; for ever where they are negative. How it ended, or a
+/// negative [`Code`].
 #[no_mangle]
 pub extern "C" fn dma_wait_completion_timeout(id: c_int, nanoseconds: i64) -> c_int {
     guard_int(|| wait(id, u64::try_from(nanoseconds).ok().map(Duration::from_nanos)))
@@ -285,7 +286,8 @@ pub extern "C" fn dma_last_error() -> *const c_char {
     error::last()
 }
 
-/// Chooses the device of all later transfers: what is at `path`, or the simulated one for NULL. 0, or a negative [`Code`].
+/// Chooses the device of all later transfers: what is at `path`, or the simulated one for NULL. 0, or a negative
+/// [`Code`].
 ///
 /// # Safety
 /// `path` must be NULL or a C string.

@@ -70,10 +70,13 @@ impl Transfers {
         let state = self.state();
         state.known.get(&id).cloned().ok_or_else(|| {
             let text = match id {
-                ..=0 => format!("{id} is no transfer's id: they are positive, and a negative number is an error of dma_submit_transfer"),
+                ..=0 => format!(
+                    "{id} is no transfer's id: they are positive, and a negative number is an error of \
+                     dma_submit_transfer"
+                ),
                 _ => format!(
-                    "no transfer has the id {id}: dma_submit_transfer of this process did not return it, or {REMEMBERED} \
-                     transfers were begun since"
+                    "no transfer has the id {id}: dma_submit_transfer of this process did not return it, or \
+                     {REMEMBERED} transfers were begun since"
                 ),
             };
             Failure::new(Code::Id, text)

@@ -1,4 +1,5 @@
-//! dma.h says what the library is: a C program that was written from the Rust side's types and numbers compiles, links and runs.
+//! dma.h says what the library is: a C program that was written from the Rust side's types and numbers compiles, links
+//! and runs.
 
 use std::collections::BTreeSet;
 use std::ffi::{c_char, c_int, c_void};

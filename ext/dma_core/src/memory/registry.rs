@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use super::region::Region;
 use crate::sys::PerProcess;
 
-/// Regions by the address of their first byte; none overlaps another. Memory that belongs to somebody else is not among them:
-/// nobody could say how long it stays.
+/// Regions by the address of their first byte; none overlaps another. Memory that belongs to somebody else is not among
+/// them: nobody could say how long it stays.
 type Table = BTreeMap<usize, (usize, Weak<Region>)>;
 
 fn table() -> MutexGuard<'static, Table> {
@@ -21,8 +21,8 @@ pub fn find(address: usize) -> Option<(Arc<Region>, usize)> {
     let table = table();
     let (start, (len, region)) = table.range(..=address).next_back()?;
     let offset = address - start;
-    // A region of no bytes has an address all the same. Nothing may fail after the upgrade: the last one to let go of a region
-    // takes the lock.
+    // A region of no bytes has an address all the same. Nothing may fail after the upgrade: the last one to let go of a
+    // region takes the lock.
     if offset >= (*len).max(1) {
         return None;
     }

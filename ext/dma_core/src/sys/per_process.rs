@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
 
 use super::fork_generation;
 
-/// A static value that the child of a fork does not inherit: it makes its own, and so finds none of the parent's locks in its
-/// way, one of which a thread may have held that is not there any more. The values live for ever.
+/// A static value that the child of a fork does not inherit: it makes its own, and so finds none of the parent's locks
+/// in its way, one of which a thread may have held that is not there any more. The values live for ever.
 pub struct PerProcess<T: 'static> {
     current: AtomicPtr<Of<T>>,
 }
