@@ -34,10 +34,15 @@ RSpec.describe "sig/dma.rbs" do
       declared = declared.grep(/\\A::DMA\\b/)
 
       found = []
+      # What every Struct has is Ruby's to declare.
+      struct = Struct.new(:member).singleton_methods(false)
       walk = lambda do |object|
         found << "::\#{object.name}"
-        object.singleton_methods(false).each { |name| found << "::\#{object.name}.\#{name}" }
-        object.public_instance_methods(false).each { |name| found << "::\#{object.name}#\#{name}" }
+        singleton = object.singleton_methods(false)
+        instance = object.public_instance_methods(false)
+        singleton, instance = singleton - struct, instance.grep_v(/=\\z/) if object < Struct
+        singleton.each { |name| found << "::\#{object.name}.\#{name}" }
+        instance.each { |name| found << "::\#{object.name}#\#{name}" }
         object.constants(false).each do |name|
           value = object.const_get(name)
           value.is_a?(Module) ? walk.call(value) : found << "::\#{object.name}::\#{name}"
@@ -59,6 +64,7 @@ RSpec.describe "sig/dma.rbs" do
       # The checks are set up where a class ends.
       class DMA::Buffer; end
       class DMA::Pool; end
+      %w[Device Channel Transfer Mapping Registers Ring Sim Trace].each { |name| eval("class DMA::\#{name}; end") }
       class DMA::File
         module Reading; end
         module Text; end
@@ -89,6 +95,45 @@ RSpec.describe "sig/dma.rbs" do
         [file.flush, file.sync, file.truncate(9), file.to_io, file.fileno, file.binmode, file.external_encoding]
         [file.rewind, file.sysread(1), file.sysseek(0), file.syswrite("x"), file.readpartial(3), file.read_nonblock(3)]
       end
+      machine = DMA::Sim.new(clock: :manual, iommu: true, seed: 1)
+      device = machine.device(channels: 2)
+      [machine.clock, machine.iommu?, machine.seed, machine.cycles, machine.inspect, machine.step(3), machine.step]
+      [DMA::Sim.attach("/rbs", clock: :manual), DMA::Device.new("/rbs").close, DMA::Sim.detach("/rbs")]
+      [DMA::Device.open(:sim, clock: :manual, &:name), DMA::Device.open(#{path.dump}, direct: :auto) { |file| file.sim }]
+      [device.name, device.sim, device.capabilities, device.closed?, device.stats, device.registers, device.inspect]
+      channel = device.channel
+      [channel.index, channel.device, channel.capacity, channel.room, channel.state, channel.stats, channel.inspect]
+      transfer = channel.enqueue(source: buffer, destination: 0, length: 64, fence: false, interrupt: true)
+      [channel.kick, channel.poll, transfer.wait(timeout: 1), transfer.on_complete { |ended| ended }, transfer.cancel]
+      [transfer.id, transfer.size, transfer.channel, transfer.status, transfer.bytes, transfer.fault, transfer.errno]
+      [transfer.done?, transfer.failure, transfer.inspect, channel.submit([{ source: 0, destination: buffer }]).wait]
+      [channel.process_completions { |ended| ended.status }, channel.drain(timeout: 1), channel.reset, channel.to_io]
+      [device.write_dma("bytes", at: 3), device.write_dma(buffer), device.wait_completion(timeout: 1)]
+      [device.read_dma(5, at: 3), device.read_dma(5, into: buffer), device.read_dma(into: buffer.view, timeout: 1)]
+      mapping = device.map(buffer, 64, type: :streaming, direction: :to_device)
+      [mapping.handle, mapping.device, mapping.buffer, mapping.size, mapping.type, mapping.direction, mapping.address]
+      [mapping.segments, mapping.sync_for_device, mapping.sync_for_cpu(0, 8), mapping.unmap, mapping.unmapped?]
+      [mapping.inspect, device.map(buffer, &:inspect), device.reset]
+      configuration = device.configure_transfer(buffer, 0x1000, 64)
+      ring = configuration[:descriptor_ring]
+      [channel.submit(ring).wait, ring.process_completions { |descriptor| descriptor.status }, ring.mappings, ring.to_a]
+      [ring.size, ring.capacity, ring.pending, ring.head, ring.tail, ring.address, ring.full?, ring.empty?, ring.inspect]
+      ring = DMA::Ring.new(4)
+      [ring.add_transfer(0, 8, 8, direction: :within), ring[0], ring.complete(0), ring.process_completions]
+      registers = device.registers
+      [registers.size, registers.read8(0), registers.read16(0), registers.read32(0), registers.read64(0)]
+      [registers.write8(0x100, 1), registers.write16(0x100, 1), registers.write32(0x100, 1), registers.write64(0x100, 1)]
+      registers.poll(0, mask: 1, value: 1, interval: 0, timeout: 1)
+      trace = machine.trace { device.write_dma("x").wait }
+      [trace.size, trace.to_s, trace.inspect, trace.each { nil }, trace.each.to_a, trace.first.what]
+      [machine.inject(:bus_error, probability: 0.5, channel: 0), machine.clear_faults, machine.run_until_idle]
+      machine.inject(:iommu_fault)
+      begin
+        device.write_dma("x").wait
+      rescue DMA::FaultError => e
+        [e.status, e.transfer, e.failures, e.address, e.access]
+      end
+      device.close
       begin
         buffer.get_string("4096")
       rescue RBS::Test::Tester::TypeError

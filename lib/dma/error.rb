@@ -17,9 +17,51 @@ module DMA
   # Locking would pass RLIMIT_MEMLOCK; the message has the figures.
   class LockLimitError < Error; end
 
-  # Time was up.
+  # An object was used in a state in which it cannot be: a mapping that was taken away, or one for the other direction.
+  class MisuseError < Error; end
+
+  # There is no room in a descriptor ring before something completes.
+  class RingFullError < Error; end
+
+  # Time was up; what was waited for was given up.
   class TimeoutError < Error; end
 
   # This system cannot do it, whatever the arguments.
   class UnsupportedError < Error; end
+
+  # A transfer did not end well.
+  class TransferError < Error
+    # @return [Transfer] the transfer
+    attr_reader :transfer
+
+    # @return [Array<Transfer>] all that failed, where several were waited for; the first of them is {#transfer}
+    attr_reader :failures
+
+    # @param transfer [Transfer]
+    # @param failures [Array<Transfer>]
+    def initialize(transfer, failures = [transfer])
+      @transfer = transfer
+      @failures = failures
+      others = failures.size - 1
+      super(others.zero? ? transfer.failure : "#{transfer.failure}; #{others} more failed (see failures)")
+    end
+
+    # @return [Symbol] how it ended, see {Transfer#status}
+    def status
+      transfer.status
+    end
+  end
+
+  # A transfer met a bus address that is not mapped, or not for this direction.
+  class FaultError < TransferError
+    # @return [Integer] the bus address
+    def address
+      transfer.fault.first
+    end
+
+    # @return [:read, :write] what the device wanted to do to memory there
+    def access
+      transfer.fault.last
+    end
+  end
 end

@@ -7,6 +7,7 @@ static ALIGNMENT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "Alignment
 static BUSY: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "BusyError"));
 static CLOSED: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "ClosedError"));
 static LOCK_LIMIT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "LockLimitError"));
+static MISUSE: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "MisuseError"));
 static RING_FULL: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "RingFullError"));
 static TIMEOUT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "TimeoutError"));
 static UNSUPPORTED: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "UnsupportedError"));
@@ -64,6 +65,11 @@ pub fn closed(ruby: &Ruby, message: impl Into<String>) -> Error {
 /// A BusyError.
 pub fn busy(ruby: &Ruby, message: impl Into<String>) -> Error {
     Error::new(BUSY.get_inner_with(ruby), message.into())
+}
+
+/// A MisuseError.
+pub fn misuse(ruby: &Ruby, message: impl Into<String>) -> Error {
+    Error::new(MISUSE.get_inner_with(ruby), message.into())
 }
 
 /// A TimeoutError.

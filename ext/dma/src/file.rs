@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma_core::channel::Request;
 use dma_core::engine::Stats;
-use dma_core::file::{Direct, File as CoreFile, Stream as CoreStream, OPERATION};
+use dma_core::file::{File as CoreFile, Stream as CoreStream, OPERATION};
 use dma_core::memory::Span;
 use dma_core::transfer::{Direction, Op};
 use dma_core::{sys, Errno, Error as Core};
@@ -16,7 +16,8 @@ use magnus::{
     function, gc, method, prelude::*, DataTypeFunctions, Error, RHash, RModule, RString, Ruby, TypedData, Value,
 };
 
-use crate::buffer::{choice, Buffer};
+use crate::buffer::Buffer;
+use crate::device::direct_from;
 use crate::error::{argument, closed, raise, OrRaise};
 use crate::gvl;
 use crate::port::Port;
@@ -133,12 +134,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn native_open(ruby: &Ruby, path: PathBuf, flags: i32, perm: u32, direct: Value, depth: u32) -> Result<File, Error> {
-    let direct = match choice(direct).as_str() {
-        "true" => Direct::Always,
-        "auto" => Direct::Auto,
-        "false" => Direct::Never,
-        _ => return Err(argument(ruby, format!("direct: {direct:?} is none of true, :auto, false"))),
-    };
+    let direct = direct_from(ruby, direct)?;
     let file = gvl::without(ruby, || CoreFile::open(&path, flags, perm, direct))?.or_raise(ruby)?;
     let stats = file.stats();
     Ok(File { file: Mutex::new(Some(Arc::new(file))), idle: Mutex::new(Vec::new()), path, depth, stats })

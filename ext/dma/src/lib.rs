@@ -3,13 +3,21 @@
 #![allow(missing_docs)] // magnus::init exports a function that has no place for them.
 
 mod buffer;
+mod channel;
+mod device;
 mod error;
 mod file;
 mod gvl;
+mod mapping;
 mod memory_view;
+mod operand;
 mod pool;
 mod port;
+mod registers;
+mod ring;
+mod sim;
 mod stream;
+mod transfer;
 mod value_type;
 mod view;
 
@@ -25,5 +33,12 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     buffer::init(ruby, dma)?;
     pool::init(ruby, dma)?;
     file::init(ruby, dma)?;
-    stream::init(ruby, dma)
+    stream::init(ruby, dma)?;
+    device::init(ruby, dma)?;
+    channel::init(ruby, dma)?;
+    transfer::init(ruby, dma)?;
+    mapping::init(ruby, dma)?;
+    registers::init(ruby, dma)?;
+    ring::init(ruby, dma)?;
+    sim::init(ruby, dma)
 }

@@ -9,7 +9,7 @@ use magnus::{function, gc, method, prelude::*, DataTypeFunctions, Error, RModule
 
 use crate::buffer::{account, huge_from, lock_from, with_memory, Buffer, Size};
 use crate::error::OrRaise;
-use crate::port::{scheduled, Event};
+use crate::port::{duration, scheduled, Event};
 
 /// After how long a waiting checkout first looks for buffers that were dropped, which only the GC finds; then after twice as
 /// long, and so on: where buffers come back without it, a GC would only cost.
@@ -85,7 +85,7 @@ fn native_checkout(ruby: &Ruby, this: &Pool, timeout: Option<f64>) -> Result<Opt
     if let Some(region) = this.pool.checkout_spare().or_raise(ruby)? {
         return Ok(Some(this.buffer(region)));
     }
-    let timeout = timeout.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX));
+    let timeout = timeout.map(duration);
     let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
     let idle = this.idle().pop();
     let (waiter, event) = match idle {

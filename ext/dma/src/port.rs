@@ -14,10 +14,10 @@ use crate::gvl;
 
 /// How long an interrupted call waits for the engine to let go of its memory. A disk in order needs a few milliseconds; what a
 /// broken one keeps longer stays refused to other transfers until it is done.
-const GRACE: Duration = Duration::from_millis(100);
+pub const GRACE: Duration = Duration::from_millis(100);
 /// How long it waits with the GVL first, which a disk in order seldom outlasts: while other threads run, one of them may raise into
 /// a thread that is being killed, whereupon Ruby (3.1) forgets the kill. Timeout's does so.
-const BRIEF: Duration = Duration::from_millis(2);
+pub const BRIEF: Duration = Duration::from_millis(2);
 
 /// A reader with the Ruby IO object that its completions are waited for on.
 pub struct Port {
@@ -64,6 +64,11 @@ impl Event {
         }
         Ok(ready)
     }
+}
+
+/// Seconds of Ruby as a duration: negative ones are none, and more than there can be are for ever.
+pub fn duration(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
 /// Whether a Fiber scheduler runs this fiber.

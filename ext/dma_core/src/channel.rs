@@ -20,7 +20,7 @@ use crate::transfer::{Completion, Op, Status};
 
 use request::{InFlight, State};
 pub use request::{Outcome, Request};
-pub use shared::{Role, Seat, Shared, Ticket};
+pub use shared::{Role, Seat, Shared, Ticket, Waiter};
 
 /// How requests ended, in running totals: every one that was submitted is in `ended` once, or outstanding.
 #[derive(Debug, Default)]
@@ -167,6 +167,13 @@ impl Channel {
                     self.check_range(*offset, span.len() as u64)?;
                     if limits.strict && !request.whole {
                         check_granule(*offset, span.len() as u64, limits.granule)?;
+                        if !request.bounce && span.address() as usize % limits.memory != 0 {
+                            let (at, multiple) = (span.address(), limits.memory);
+                            return Err(Error::Alignment(format!(
+                                "memory at {at:p}: the device takes memory at multiples of {multiple} bytes; align the buffer, or \
+                                 use write_dma and read_dma, which copy where they must"
+                            )));
+                        }
                     }
                 }
                 Op::Copy { .. } | Op::List { .. } if !limits.copies => {

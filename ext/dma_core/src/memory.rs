@@ -1,10 +1,12 @@
 //! Memory for transfers: page-aligned mappings, the regions cut from them, and pools of equal regions.
 
+mod page_lock;
 mod pages;
 mod pool;
 mod region;
 mod registry;
 
+pub use page_lock::PageLock;
 pub use pages::{Huge, Layout, Lock, Pages, Residency};
 pub use pool::{Pool, Waiter};
 pub use region::{check_range, Region, Span};

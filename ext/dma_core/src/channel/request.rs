@@ -27,6 +27,8 @@ pub struct Request {
     pub fence: bool,
     /// Whether its completion makes the channel's event readable.
     pub interrupt: bool,
+    /// Memory that a strict engine does not take is copied to some that it does. Otherwise it is refused.
+    pub bounce: bool,
 }
 
 impl Request {
@@ -37,7 +39,7 @@ impl Request {
 
     /// A scatter-gather request.
     pub fn list(elements: Vec<Op>) -> Request {
-        Request { elements, whole: false, fence: false, interrupt: true }
+        Request { elements, whole: false, fence: false, interrupt: true, bounce: true }
     }
 }
 

@@ -109,6 +109,7 @@ pub struct Shared {
     event: OwnedFd,
     engine: Arc<dyn Engine>,
     counters: Arc<Counters>,
+    capacity: usize,
     state: Mutex<State>,
     generation: u32,
 }
@@ -119,8 +120,8 @@ struct State {
     channel: Option<Channel>,
     tickets: HashMap<u64, Arc<Ticket>>,
     seats: Vec<(Arc<Seat>, Arc<Ticket>)>,
-    /// Ids that ended since somebody asked, if anybody does.
-    ended: Option<Vec<u64>>,
+    /// How many tickets have got their outcome.
+    told: u64,
 }
 
 impl Shared {
@@ -128,9 +129,17 @@ impl Shared {
     pub fn new(channel: Channel, index: u16) -> Result<Shared> {
         let event = channel.event().try_clone_to_owned();
         let event = event.map_err(|error| Error::os(crate::error::errno(&error), "cannot duplicate an event"))?;
-        let (engine, counters) = (Arc::clone(channel.engine()), channel.counters());
-        let state = State { channel: Some(channel), tickets: HashMap::new(), seats: Vec::new(), ended: None };
-        Ok(Shared { index, event, engine, counters, state: Mutex::new(state), generation: sys::fork_generation() })
+        let (engine, counters, capacity) = (Arc::clone(channel.engine()), channel.counters(), channel.room());
+        let state = State { channel: Some(channel), tickets: HashMap::new(), seats: Vec::new(), told: 0 };
+        Ok(Shared {
+            index,
+            event,
+            engine,
+            counters,
+            capacity,
+            state: Mutex::new(state),
+            generation: sys::fork_generation(),
+        })
     }
 
     /// Its number in the device.
@@ -201,21 +210,20 @@ impl Shared {
         Ok(ids.filter_map(|id| state.tickets.get(&id).cloned()).collect())
     }
 
+    /// How many transfers have ended: where that is as before, none needs to be looked at.
+    pub fn told(&self) -> u64 {
+        self.lock().map_or(0, |state| state.told)
+    }
+
+    /// How many elements it holds.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// How many elements fit now.
     pub fn room(&self) -> Result<usize> {
         let mut state = self.lock()?;
         Ok(state.channel()?.room())
-    }
-
-    /// From now on [`Shared::take_ended`] tells which transfers ended.
-    pub fn listen(&self) -> Result<()> {
-        self.lock()?.ended.get_or_insert_default();
-        Ok(())
-    }
-
-    /// Ids of the transfers that ended since the last call.
-    pub fn take_ended(&self) -> Result<Vec<u64>> {
-        Ok(self.lock()?.ended.as_mut().map(std::mem::take).unwrap_or_default())
     }
 
     /// Waits for one transfer on `seat`. `None` after `timeout`, which is simulated time on a machine with a manual clock, or
@@ -336,7 +344,9 @@ impl Shared {
         drop(state.channel.take());
         let left: Vec<_> = state.tickets.keys().copied().collect();
         for id in left {
-            state.end(Outcome { id, bytes: 0, status: Status::Aborted });
+            let outcome = Outcome { id, bytes: 0, status: Status::Aborted };
+            self.counters.count(&outcome);
+            state.end(outcome);
         }
         state.wake();
     }
@@ -399,9 +409,7 @@ impl State {
     fn end(&mut self, outcome: Outcome) {
         if let Some(ticket) = self.tickets.remove(&outcome.id) {
             let _ = ticket.outcome.set(outcome);
-            if let Some(ended) = &mut self.ended {
-                ended.push(outcome.id);
-            }
+            self.told += 1;
         }
     }
 

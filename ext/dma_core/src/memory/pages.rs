@@ -151,21 +151,10 @@ impl Pages {
         // SAFETY: the range is this mapping.
         match unsafe { sys::mlock(self.start as *const u8, self.len, lock == Lock::Auto) } {
             Ok(()) => self.locked.store(true, Ordering::Relaxed),
-            Err(errno) if lock == Lock::Now => return Err(self.lock_error(errno)),
+            Err(errno) if lock == Lock::Now => return Err(lock_error(errno, self.len as u64)),
             Err(_) => {}
         }
         Ok(())
-    }
-
-    fn lock_error(&self, errno: Errno) -> Error {
-        let (needed, locked) = (self.len as u64, sys::locked_bytes());
-        match sys::memlock_limit() {
-            // ENOMEM and EPERM (a limit of zero) are how mlock2(2) says it; EAGAIN is memory that could not be had.
-            Some(limit) if errno != Errno::EAGAIN && needed.saturating_add(locked) > limit => {
-                Error::LockLimit { needed, locked, limit }
-            }
-            _ => Error::os(errno, format!("cannot lock {needed} bytes")),
-        }
     }
 
     /// Gives the memory back while its addresses stay: whoever still reaches them meets fresh zeros. False where it could not.
@@ -284,6 +273,18 @@ fn map_error(error: &std::io::Error, Layout { size, align, huge }: Layout) -> Er
         _ => "",
     };
     Error::os(errno(error), format!("{what}{hint}"))
+}
+
+/// What mlock2(2) meant: the limit, where it was passed.
+pub(super) fn lock_error(errno: Errno, needed: u64) -> Error {
+    let locked = sys::locked_bytes();
+    match sys::memlock_limit() {
+        // ENOMEM and EPERM (a limit of zero) are how mlock2(2) says it; EAGAIN is memory that could not be had.
+        Some(limit) if errno != Errno::EAGAIN && needed.saturating_add(locked) > limit => {
+            Error::LockLimit { needed, locked, limit }
+        }
+        _ => Error::os(errno, format!("cannot lock {needed} bytes")),
+    }
 }
 
 #[cfg(test)]

@@ -264,7 +264,6 @@ impl Controller {
         match moved {
             Ok(moved) => {
                 work.done += moved;
-                self.port.bytes.fetch_add(moved, Relaxed);
                 if work.chain_failure.is_none() {
                     work.total += moved;
                 }

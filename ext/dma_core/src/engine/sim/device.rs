@@ -156,10 +156,10 @@ impl Device {
         self.common.space.read().unwrap_or_else(PoisonError::into_inner).mappings()
     }
 
-    /// Descriptors fetched, bytes moved, and interrupts raised by a channel.
-    pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
+    /// Descriptors fetched and interrupts raised by a channel.
+    pub fn totals(&self, channel: u16) -> (u64, u64) {
         let port = &self.ports[usize::from(channel)];
-        (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
+        (port.descriptors.load(Relaxed), port.interrupts.load(Relaxed))
     }
 
     /// Maps the descriptors of a ring, in one piece.
@@ -169,7 +169,12 @@ impl Device {
         let mut space = self.common.space.write().unwrap_or_else(PoisonError::into_inner);
         let (id, address) = space.map_contiguous(span, Access::Both, self.common.options.address_bits)?;
         drop(space);
-        Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments: vec![(address, len)] }))
+        Ok(Arc::new(Mapped {
+            common: Arc::clone(&self.common),
+            id,
+            segments: vec![(address, len)],
+            generation: sys::fork_generation(),
+        }))
     }
 
     pub(super) fn with_controller<T>(&self, channel: u16, work: impl FnOnce(&mut Controller, &mut Bus<'_>) -> T) -> T {
@@ -238,7 +243,7 @@ impl Engine for Device {
         let mut space = self.common.space.write().unwrap_or_else(PoisonError::into_inner);
         let (id, segments) = space.map(span, access, self.common.options.address_bits)?;
         drop(space);
-        Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments }))
+        Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() }))
     }
 
     fn registers(&self) -> Option<Arc<dyn Registers>> {
@@ -259,6 +264,7 @@ struct Mapped {
     common: Arc<Common>,
     id: u64,
     segments: Vec<(u64, u64)>,
+    generation: u32,
 }
 
 impl Mapping for Mapped {
@@ -269,6 +275,10 @@ impl Mapping for Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
+        // In the child of a fork, a thread that is not there may hold the lock.
+        if self.generation != sys::fork_generation() {
+            return;
+        }
         // Waits for a burst that is using it.
         self.common.space.write().unwrap_or_else(PoisonError::into_inner).unmap(self.id);
     }

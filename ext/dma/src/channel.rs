@@ -1,0 +1,401 @@
+//! `DMA::Channel`: transfers in, completions out, for any number of threads and fibers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::IntoRawFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dma_core::channel::{Request, Role, Seat, Shared, Ticket, Waiter};
+use dma_core::device::Kind;
+use dma_core::memory::{Layout, Lock, Region, Span};
+use dma_core::transfer::{Direction, Op, Status};
+use dma_core::{sys, Error as Core};
+use magnus::typed_data::Obj;
+use magnus::value::{InnerValue, Opaque};
+use magnus::{
+    gc, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, RString, Ruby, Symbol, TryConvert,
+    TypedData, Value,
+};
+
+use crate::buffer::Size;
+use crate::device::Device;
+use crate::error::{raise, OrRaise};
+use crate::gvl;
+use crate::operand::{element, Element};
+use crate::port::{duration, Event, BRIEF, GRACE};
+use crate::ring::Ring;
+use crate::transfer::Transfer;
+
+/// Seats that are kept for the next who waits.
+const IDLE_SEATS: usize = 16;
+/// Memory for Strings that is kept for the next one.
+const STAGES: usize = 8;
+const STAGE: usize = 1 << 20;
+
+#[derive(TypedData)]
+#[magnus(class = "DMA::Channel", free_immediately, mark)]
+pub struct Channel {
+    shared: Arc<Shared>,
+    device: Opaque<Value>,
+    event: Event,
+    /// Transfers of this object, until somebody has been told how they ended. No Ruby code runs under these locks, so that the GC
+    /// can take them to mark.
+    transfers: Mutex<BTreeMap<u64, (Arc<Ticket>, Opaque<Value>)>>,
+    /// Those that ended and that nobody asked for yet, oldest first.
+    ended: Mutex<VecDeque<(Arc<Ticket>, Opaque<Value>)>>,
+    /// How many transfers of the channel had ended when the last of this object was told of.
+    seen: AtomicU64,
+    seats: Mutex<Vec<(Arc<Seat>, Event)>>,
+    stages: Mutex<Vec<Arc<Region>>>,
+}
+
+impl DataTypeFunctions for Channel {
+    fn mark(&self, marker: &gc::Marker) {
+        marker.mark(self.device);
+        marker.mark(self.event.io());
+        lock(&self.transfers).values().for_each(|(_, transfer)| marker.mark(*transfer));
+        lock(&self.ended).iter().for_each(|(_, transfer)| marker.mark(*transfer));
+        lock(&self.seats).iter().for_each(|(_, event)| marker.mark(event.io()));
+    }
+}
+
+/// Waits as a Ruby thread or fiber.
+struct RubyWaiter<'a> {
+    ruby: &'a Ruby,
+    channel: &'a Channel,
+    seat: Event,
+}
+
+impl Waiter for RubyWaiter<'_> {
+    type Error = Error;
+
+    fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Error> {
+        let event = if role == Role::Lead { self.channel.event } else { self.seat };
+        event.wait(self.ruby, Some(timeout)).map(drop)
+    }
+
+    fn reaped(&mut self) -> Result<(), Error> {
+        self.channel.dispatch(self.ruby)
+    }
+
+    fn error(&mut self, error: Core) -> Error {
+        raise(self.ruby, &error)
+    }
+}
+
+impl Channel {
+    /// The Ruby object of a device's channel.
+    pub fn new(ruby: &Ruby, shared: Arc<Shared>, device: Obj<Device>) -> Result<Channel, Error> {
+        let event = Event::new(ruby, shared.event())?;
+        Ok(Channel {
+            shared,
+            device: device.as_value().into(),
+            event,
+            transfers: Mutex::default(),
+            ended: Mutex::default(),
+            seen: AtomicU64::new(0),
+            seats: Mutex::default(),
+            stages: Mutex::default(),
+        })
+    }
+
+    /// Reaps completions, and tells of them.
+    pub fn poll(&self, ruby: &Ruby) -> Result<(), Error> {
+        self.shared.progress().or_raise(ruby)?;
+        self.dispatch(ruby)
+    }
+
+    /// Calls back for the transfers that ended since the last time; the others are kept for who asks. An error of a callback comes
+    /// out after all were called.
+    fn dispatch(&self, ruby: &Ruby) -> Result<(), Error> {
+        let (mut next, mut result) = (0, Ok(()));
+        let total = self.shared.told();
+        if self.seen.swap(total, Relaxed) == total {
+            return Ok(());
+        }
+        loop {
+            // One at a time, on the stack, where the GC finds it.
+            let (ticket, value) = {
+                let mut transfers = lock(&self.transfers);
+                let ended = transfers.range(next..).find(|(_, (ticket, _))| ticket.outcome().is_some());
+                let Some(id) = ended.map(|(id, _)| *id) else { return result };
+                next = id + 1;
+                let Some(entry) = transfers.remove(&id) else { continue };
+                entry
+            };
+            let value = value.get_inner_with(ruby);
+            let transfer = <&Transfer>::try_convert(value)?;
+            let mut called = false;
+            while let Some(callback) = transfer.next_callback() {
+                called = true;
+                let returned: Result<Value, Error> = callback.get_inner_with(ruby).funcall("call", (value,));
+                result = result.and(returned.map(drop));
+            }
+            if !called {
+                self.keep_ended(ticket, value);
+            }
+        }
+    }
+
+    /// Failures are kept until somebody asks; of those that went well the oldest are forgotten.
+    fn keep_ended(&self, ticket: Arc<Ticket>, transfer: Value) {
+        let mut ended = lock(&self.ended);
+        ended.push_back((ticket, transfer.into()));
+        let most = self.shared.capacity();
+        if ended.len() > most {
+            let well = ended.iter().position(|(ticket, _)| !ticket.status().is_failure());
+            well.and_then(|index| ended.remove(index));
+        }
+    }
+
+    /// Hands a request to the core and makes the Ruby object for it.
+    fn submit(
+        this: Obj<Channel>,
+        ruby: &Ruby,
+        request: Request,
+        kick: bool,
+        keep: Vec<Opaque<Value>>,
+        stage: Option<Arc<Region>>,
+    ) -> Result<Obj<Transfer>, Error> {
+        // Should the rest fail, the foreign memory must not go away under the engine.
+        let ticket = this.shared.submit(request, kick).or_raise(ruby)?;
+        let transfer = ruby.obj_wrap(Transfer::new(Arc::clone(&ticket), this, keep, stage));
+        lock(&this.transfers).insert(ticket.id(), (ticket, transfer.as_value().into()));
+        Ok(transfer)
+    }
+
+    fn wait(&self, ruby: &Ruby, transfer: &Transfer, timeout: Option<Duration>) -> Result<(), Error> {
+        let ticket = transfer.ticket();
+        if ticket.outcome().is_none() {
+            self.shared.kick().or_raise(ruby)?;
+            let idle = lock(&self.seats).pop();
+            let (seat, event) = match idle {
+                Some(pair) => pair,
+                None => {
+                    let seat = Seat::new().or_raise(ruby)?;
+                    let event = Event::new(ruby, seat.event())?;
+                    (seat, event)
+                }
+            };
+            let mut waiter = RubyWaiter { ruby, channel: self, seat: event };
+            let waited = self.shared.wait(ticket, &seat, timeout, &mut waiter);
+            let mut seats = lock(&self.seats);
+            if waited.is_ok() && seats.len() < IDLE_SEATS {
+                seats.push((seat, event));
+            }
+            drop(seats);
+            match waited {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    self.give_up(ruby, transfer, Status::TimedOut);
+                    if ticket.status().is_failure() || ticket.outcome().is_none() {
+                        return Err(raise(ruby, &self.shared.timed_out(ticket, timeout)));
+                    }
+                }
+                Err(error) => {
+                    self.give_up(ruby, transfer, Status::Aborted);
+                    return Err(error);
+                }
+            }
+        }
+        self.dispatch(ruby)
+    }
+
+    /// Cancels a transfer, and waits a moment for the engine to let go of its memory.
+    fn give_up(&self, ruby: &Ruby, transfer: &Transfer, why: Status) {
+        let (shared, ticket) = (&self.shared, transfer.ticket());
+        shared.cancel(ticket, why);
+        if !shared.settle(ticket, BRIEF) && !gvl::without_if_possible(|| shared.settle(ticket, GRACE)) {
+            transfer.keep_for_ever(ruby);
+        }
+    }
+
+    /// Memory for the bytes of a String: some that nobody uses any more, or new.
+    fn stage(&self, len: usize) -> Result<Arc<Region>, Core> {
+        let mut stages = lock(&self.stages);
+        let free = stages.iter().find(|region| region.len() >= len && Arc::strong_count(region) == 1);
+        if let Some(region) = free {
+            return Ok(Arc::clone(region));
+        }
+        let size = len.max(1).next_multiple_of(sys::page_size());
+        let region = Region::allocate(Layout::new(size), Lock::Auto)?;
+        if size <= STAGE && stages.len() < STAGES {
+            stages.push(Arc::clone(&region));
+        }
+        Ok(region)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn native_submit(
+    ruby: &Ruby,
+    this: Obj<Channel>,
+    list: RArray,
+    fence: bool,
+    interrupt: bool,
+    kick: bool,
+    bounce: bool,
+) -> Result<Obj<Transfer>, Error> {
+    let (mut elements, mut keep) = (Vec::with_capacity(list.len()), Vec::new());
+    for index in 0..list.len() {
+        let Element { op, keep: owner } = element(ruby, list.entry(index as isize)?)?;
+        elements.push(op);
+        keep.extend(owner.map(Opaque::from));
+    }
+    let request = Request { fence, interrupt, bounce, ..Request::list(elements) };
+    Channel::submit(this, ruby, request, kick, keep, None)
+}
+
+/// Submits the pending descriptors of a ring, which the device fetches from it.
+fn native_submit_ring(ruby: &Ruby, this: Obj<Channel>, ring: Obj<Ring>, fence: bool) -> Result<Obj<Transfer>, Error> {
+    let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
+    let op = ring.chain(ruby, device)?;
+    let request = Request { fence, ..Request::new(op) };
+    Channel::submit(this, ruby, request, true, vec![ring.as_value().into()], None)
+}
+
+fn native_write_string(ruby: &Ruby, this: Obj<Channel>, string: RString, offset: u64) -> Result<Obj<Transfer>, Error> {
+    let len = string.len();
+    let region = this.stage(len).or_raise(ruby)?;
+    // SAFETY: no Ruby code runs while the slice is used, which has `len` bytes.
+    unsafe { region.write(0, string.as_slice().as_ptr(), len) }.or_raise(ruby)?;
+    let op = Direction::ToDevice.op(offset, Span::new(&region, 0, len).or_raise(ruby)?);
+    Channel::submit(this, ruby, Request::new(op), true, Vec::new(), Some(region))
+}
+
+fn native_read_string(ruby: &Ruby, this: Obj<Channel>, Size(len): Size, offset: u64) -> Result<Obj<Transfer>, Error> {
+    let region = this.stage(len).or_raise(ruby)?;
+    let op = Direction::FromDevice.op(offset, Span::new(&region, 0, len).or_raise(ruby)?);
+    Channel::submit(this, ruby, Request::new(op), true, Vec::new(), Some(region))
+}
+
+fn native_flush(ruby: &Ruby, this: Obj<Channel>) -> Result<Obj<Transfer>, Error> {
+    let request = Request { fence: true, ..Request::new(Op::Flush { data_only: true }) };
+    Channel::submit(this, ruby, request, true, Vec::new(), None)
+}
+
+fn native_wait(ruby: &Ruby, this: &Channel, transfer: &Transfer, timeout: Option<f64>) -> Result<(), Error> {
+    this.wait(ruby, transfer, timeout.map(duration))
+}
+
+fn native_cancel(ruby: &Ruby, this: &Channel, transfer: &Transfer) -> Result<(), Error> {
+    this.shared.cancel(transfer.ticket(), Status::Aborted);
+    this.dispatch(ruby)
+}
+
+/// Somebody knows how the transfer ended, and need not be told again.
+fn native_forget(this: &Channel, transfer: &Transfer) {
+    let mut ended = lock(&this.ended);
+    if let Some(index) = ended.iter().position(|(other, _)| other.id() == transfer.ticket().id()) {
+        ended.remove(index);
+    }
+}
+
+fn native_kick(ruby: &Ruby, this: &Channel) -> Result<(), Error> {
+    this.shared.kick().or_raise(ruby)
+}
+
+/// The oldest transfer that has not ended.
+fn native_oldest(this: &Channel) -> Option<Opaque<Value>> {
+    lock(&this.transfers).values().find(|(ticket, _)| ticket.outcome().is_none()).map(|(_, transfer)| *transfer)
+}
+
+/// The oldest transfer that ended and that nobody asked for yet.
+fn native_next_ended(this: &Channel) -> Option<Opaque<Value>> {
+    lock(&this.ended).pop_front().map(|(_, transfer)| transfer)
+}
+
+fn native_reset(ruby: &Ruby, this: &Channel) -> Result<bool, Error> {
+    let shared = &this.shared;
+    let idle = gvl::without(ruby, || shared.reset(GRACE))?.or_raise(ruby)?;
+    this.dispatch(ruby)?;
+    Ok(idle)
+}
+
+/// A new descriptor of the channel's event, which the caller owns.
+fn native_descriptor(ruby: &Ruby, this: &Channel) -> Result<i32, Error> {
+    let descriptor = this.shared.event().try_clone_to_owned().map_err(|error| {
+        raise(ruby, &Core::os(dma_core::error::errno(&error), "cannot duplicate the channel's event"))
+    })?;
+    Ok(descriptor.into_raw_fd())
+}
+
+fn stats(ruby: &Ruby, this: &Channel) -> Result<RHash, Error> {
+    let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
+    totals(ruby, &this.shared, device.core().kind())
+}
+
+/// The statistics of one channel.
+pub fn totals(ruby: &Ruby, shared: &Shared, kind: &Kind) -> Result<RHash, Error> {
+    let counters = shared.counters();
+    let (hash, statuses) = (ruby.hash_new(), ruby.hash_new());
+    let (mut ended, complete) = (0, Status::Complete.code() as usize);
+    for (code, count) in counters.ended.iter().enumerate().skip(complete) {
+        let count = count.load(Relaxed);
+        ended += count;
+        let name = if code + 1 == counters.ended.len() { "os_error" } else { Status::from_code(code as u32).name() };
+        if count > 0 {
+            statuses.aset(ruby.to_symbol(name), count)?;
+        }
+    }
+    let completed = counters.ended[complete].load(Relaxed);
+    let submitted = counters.submitted.load(Relaxed);
+    let set = |name: &str, value: u64| hash.aset(ruby.to_symbol(name), value);
+    set("submitted", submitted)?;
+    set("completed", completed)?;
+    set("failed", ended - completed)?;
+    set("outstanding", submitted - ended)?;
+    set("bytes", counters.bytes.load(Relaxed))?;
+    set("lost_interrupts", counters.lost_interrupts.load(Relaxed))?;
+    if let Kind::Sim(sim) = kind {
+        let (descriptors, interrupts) = sim.totals(shared.index());
+        set("descriptors", descriptors)?;
+        set("interrupts", interrupts)?;
+    }
+    hash.aset(ruby.to_symbol("statuses"), statuses)?;
+    Ok(hash)
+}
+
+fn room(ruby: &Ruby, this: &Channel) -> Result<usize, Error> {
+    this.poll(ruby)?;
+    this.shared.room().or_raise(ruby)
+}
+
+fn state(ruby: &Ruby, this: &Channel) -> Symbol {
+    ruby.to_symbol(match this.shared.room() {
+        Err(_) => "closed",
+        Ok(room) if room == this.shared.capacity() => "idle",
+        Ok(_) => "active",
+    })
+}
+
+/// Defines the class.
+pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
+    let class = dma.define_class("Channel", ruby.class_object())?;
+    class.undef_default_alloc_func();
+    class.define_method("index", method!(|this: &Channel| this.shared.index(), 0))?;
+    class.define_method("device", method!(|this: &Channel| this.device, 0))?;
+    class.define_method("capacity", method!(|this: &Channel| this.shared.capacity(), 0))?;
+    class.define_method("room", method!(room, 0))?;
+    class.define_method("state", method!(state, 0))?;
+    class.define_method("stats", method!(stats, 0))?;
+    class.define_method("poll", method!(|ruby: &Ruby, this: &Channel| this.poll(ruby), 0))?;
+    class.define_private_method("native_submit", method!(native_submit, 5))?;
+    class.define_private_method("native_submit_ring", method!(native_submit_ring, 2))?;
+    class.define_private_method("native_write_string", method!(native_write_string, 2))?;
+    class.define_private_method("native_read_string", method!(native_read_string, 2))?;
+    class.define_private_method("native_flush", method!(native_flush, 0))?;
+    class.define_private_method("native_wait", method!(native_wait, 2))?;
+    class.define_private_method("native_cancel", method!(native_cancel, 1))?;
+    class.define_private_method("native_forget", method!(native_forget, 1))?;
+    class.define_private_method("native_kick", method!(native_kick, 0))?;
+    class.define_private_method("native_oldest", method!(native_oldest, 0))?;
+    class.define_private_method("native_next_ended", method!(native_next_ended, 0))?;
+    class.define_private_method("native_reset", method!(native_reset, 0))?;
+    class.define_private_method("native_descriptor", method!(native_descriptor, 0))?;
+    Ok(())
+}

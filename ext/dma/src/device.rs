@@ -1,0 +1,193 @@
+//! `DMA::Device`: a device as one handle of it, open until it is closed.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::Arc;
+
+use dma_core::device::{Device as CoreDevice, Kind};
+use dma_core::engine::sim::Clock;
+use dma_core::file::Direct;
+use dma_core::transfer::Status;
+use magnus::typed_data::Obj;
+use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, TypedData, Value};
+
+use crate::buffer::choice;
+use crate::channel::{totals, Channel};
+use crate::error::{argument, closed, OrRaise};
+use crate::gvl;
+use crate::port::GRACE;
+use crate::registers::Registers;
+use crate::sim::Sim;
+
+#[derive(TypedData)]
+#[magnus(class = "DMA::Device", free_immediately)]
+pub struct Device {
+    core: Arc<CoreDevice>,
+    closed: AtomicBool,
+}
+
+impl DataTypeFunctions for Device {}
+
+impl Device {
+    /// A handle of `core`.
+    pub fn new(core: Arc<CoreDevice>) -> Device {
+        core.enter();
+        Device { core, closed: AtomicBool::new(false) }
+    }
+
+    /// The device, also once closed.
+    pub fn core(&self) -> &Arc<CoreDevice> {
+        &self.core
+    }
+
+    /// The device while it is open and of this process.
+    pub fn open(&self, ruby: &Ruby) -> Result<&Arc<CoreDevice>, Error> {
+        if self.closed.load(SeqCst) {
+            return Err(closed(ruby, format!("{} was closed", self.core.name())));
+        }
+        self.core.check().or_raise(ruby)?;
+        Ok(&self.core)
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        if !self.closed.swap(true, SeqCst) {
+            // The GC has no time to wait; what is under way keeps its memory until it is over.
+            self.core.leave(std::time::Duration::ZERO);
+        }
+    }
+}
+
+/// How `direct:` is said.
+pub fn direct_from(ruby: &Ruby, direct: Value) -> Result<Direct, Error> {
+    match choice(direct).as_str() {
+        "true" => Ok(Direct::Always),
+        "auto" => Ok(Direct::Auto),
+        "false" => Ok(Direct::Never),
+        _ => Err(argument(ruby, format!("direct: {direct:?} is none of true, :auto, false"))),
+    }
+}
+
+fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Error> {
+    let direct = direct_from(ruby, direct)?;
+    let core = gvl::without(ruby, || CoreDevice::open(&path, direct))?.or_raise(ruby)?;
+    Ok(Device::new(core))
+}
+
+fn native_close(ruby: &Ruby, this: &Device) -> Result<(), Error> {
+    if !this.closed.swap(true, SeqCst) {
+        gvl::without_if_possible(|| this.core.leave(GRACE));
+        ruby.thread_check_ints()?;
+    }
+    Ok(())
+}
+
+fn native_channel(ruby: &Ruby, this: Obj<Device>, index: u16) -> Result<Channel, Error> {
+    let shared = this.open(ruby)?.channel(index).or_raise(ruby)?;
+    Channel::new(ruby, shared, this)
+}
+
+fn native_reset(ruby: &Ruby, this: &Device) -> Result<bool, Error> {
+    let core = this.open(ruby)?;
+    gvl::without(ruby, || core.reset(GRACE))?.or_raise(ruby)
+}
+
+fn sim(this: &Device) -> Option<Sim> {
+    match this.core.kind() {
+        Kind::Sim(device) => Some(Sim::of(Arc::clone(device.machine()))),
+        Kind::File(_) => None,
+    }
+}
+
+fn registers(ruby: &Ruby, this: &Device) -> Result<Option<Registers>, Error> {
+    let engine = this.open(ruby)?.engine();
+    Ok(engine.registers().map(|registers| Registers::new(registers, engine.clock())))
+}
+
+fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
+    let core = &this.core;
+    let limits = core.engine().limits();
+    let hash = ruby.hash_new();
+    let symbol = |name: &str| ruby.to_symbol(name);
+    let mut operations = vec!["read", "write"];
+    operations.extend(limits.copies.then_some("copy"));
+    operations.extend(limits.flushes.then_some("flush"));
+    let operations: RArray = ruby.ary_from_iter(operations.into_iter().map(symbol));
+    hash.aset(symbol("operations"), operations)?;
+    hash.aset(symbol("channels"), core.channel_count())?;
+    hash.aset(symbol("capacity"), core.depth())?;
+    hash.aset(symbol("alignment"), limits.granule)?;
+    hash.aset(symbol("memory_alignment"), limits.memory)?;
+    hash.aset(symbol("strict"), limits.strict)?;
+    hash.aset(symbol("max_length"), limits.max_len)?;
+    hash.aset(symbol("max_segments"), (limits.max_segments < usize::MAX).then_some(limits.max_segments))?;
+    match core.kind() {
+        Kind::Sim(device) => {
+            let (options, machine) = (device.options(), device.machine().options());
+            let clock = if machine.clock == Clock::Free { "free" } else { "manual" };
+            hash.aset(symbol("engine"), symbol("sim"))?;
+            hash.aset(symbol("size"), options.memory)?;
+            hash.aset(symbol("ring_size"), options.ring_size)?;
+            hash.aset(symbol("address_bits"), options.address_bits)?;
+            hash.aset(symbol("iommu"), machine.iommu)?;
+            hash.aset(symbol("clock"), symbol(clock))?;
+        }
+        Kind::File(handle) => {
+            hash.aset(symbol("engine"), symbol("threads"))?;
+            hash.aset(symbol("size"), handle.size().map_err(|errno| core_error(errno, core)).or_raise(ruby)?)?;
+            hash.aset(symbol("direct"), handle.is_direct())?;
+        }
+    }
+    Ok(hash)
+}
+
+fn core_error(errno: dma_core::Errno, core: &CoreDevice) -> dma_core::Error {
+    dma_core::Error::os(errno, format!("cannot find the size of {}", core.name()))
+}
+
+/// What only the device knows: the statistics that are not of a channel.
+fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
+    let hash = ruby.hash_new();
+    let bounced = this.core.engine().stats().bounced_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    hash.aset(ruby.to_symbol("bounced_bytes"), bounced)?;
+    let channels = ruby.ary_new();
+    for shared in this.core.open_channels() {
+        channels.push(totals(ruby, &shared, this.core.kind())?)?;
+    }
+    hash.aset(ruby.to_symbol("channels"), channels)?;
+    if let Kind::Sim(device) = this.core.kind() {
+        let (count, last) = device.iommu_faults();
+        let faults = ruby.ary_new();
+        for status in last {
+            if let Status::IommuFault { address, access } = status {
+                let fault = ruby.hash_new();
+                fault.aset(ruby.to_symbol("address"), address)?;
+                fault.aset(ruby.to_symbol("access"), ruby.to_symbol(access.name()))?;
+                faults.push(fault)?;
+            }
+        }
+        hash.aset(ruby.to_symbol("iommu_faults"), count)?;
+        hash.aset(ruby.to_symbol("faults"), faults)?;
+        hash.aset(ruby.to_symbol("mappings"), device.mappings())?;
+        hash.aset(ruby.to_symbol("cycles"), device.machine().cycles())?;
+    }
+    Ok(hash)
+}
+
+/// Defines the class.
+pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
+    let class = dma.define_class("Device", ruby.class_object())?;
+    class.undef_default_alloc_func();
+    class.singleton_class()?.define_private_method("native_open", function!(native_open, 2))?;
+    class.define_method("name", method!(|this: &Device| this.core.name().to_owned(), 0))?;
+    class.define_method("closed?", method!(|ruby: &Ruby, this: &Device| this.open(ruby).is_err(), 0))?;
+    class.define_method("sim", method!(sim, 0))?;
+    class.define_method("capabilities", method!(capabilities, 0))?;
+    class.define_private_method("native_registers", method!(registers, 0))?;
+    class.define_private_method("native_close", method!(native_close, 0))?;
+    class.define_private_method("native_channel", method!(native_channel, 1))?;
+    class.define_private_method("native_reset", method!(native_reset, 0))?;
+    class.define_private_method("native_stats", method!(native_stats, 0))?;
+    Ok(())
+}

@@ -1,0 +1,164 @@
+//! `DMA::Mapping`: memory as a device sees it.
+
+use std::sync::atomic::{fence, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dma_core::engine::Mapping as CoreMapping;
+use dma_core::memory::{check_range, PageLock, Region, Residency, Span};
+use dma_core::transfer::Access;
+use magnus::typed_data::Obj;
+use magnus::value::Opaque;
+use magnus::{gc, method, prelude::*, DataTypeFunctions, Error, RArray, RModule, Ruby, Symbol, TypedData, Value};
+
+use crate::buffer::{choice, Buffer, Size};
+use crate::device::Device;
+use crate::error::{argument, misuse, OrRaise};
+
+#[derive(TypedData)]
+#[magnus(class = "DMA::Mapping", free_immediately, mark)]
+pub struct Mapping {
+    /// `None` once it was taken away.
+    mapped: Mutex<Option<Mapped>>,
+    device: Opaque<Value>,
+    buffer: Opaque<Value>,
+    region: Arc<Region>,
+    offset: usize,
+    len: usize,
+    access: Access,
+    /// Coherent memory needs no sync.
+    kind: Opaque<Symbol>,
+    handle: u64,
+}
+
+struct Mapped {
+    mapping: Arc<dyn CoreMapping>,
+    _lock: Option<PageLock>,
+}
+
+impl DataTypeFunctions for Mapping {
+    fn mark(&self, marker: &gc::Marker) {
+        marker.mark(self.device);
+        marker.mark(self.buffer);
+    }
+}
+
+impl Mapping {
+    /// The memory, for a transfer that does this to it.
+    pub fn memory(&self, ruby: &Ruby, access: Access) -> Result<(Arc<Region>, usize, usize), Error> {
+        self.with(ruby, |_| ())?;
+        if !self.access.allows(access) {
+            let (may, wants) = (self.access.name(), access.name());
+            return Err(misuse(
+                ruby,
+                format!("this mapping lets the device {may} the memory, and the transfer would {wants} it"),
+            ));
+        }
+        Ok((Arc::clone(&self.region), self.offset, self.len))
+    }
+
+    fn with<T>(&self, ruby: &Ruby, work: impl FnOnce(&dyn CoreMapping) -> T) -> Result<T, Error> {
+        match &*self.mapped() {
+            Some(mapped) => Ok(work(&*mapped.mapping)),
+            None => Err(misuse(ruby, "this mapping was taken away (unmap); map the memory again")),
+        }
+    }
+
+    fn mapped(&self) -> MutexGuard<'_, Option<Mapped>> {
+        self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Maps a buffer for a device.
+fn native_map(
+    ruby: &Ruby,
+    device: Obj<Device>,
+    buffer: Obj<Buffer>,
+    kind: Symbol,
+    direction: Value,
+) -> Result<Mapping, Error> {
+    static HANDLES: AtomicU64 = AtomicU64::new(1);
+    let access = match choice(direction).as_str() {
+        "to_device" => Access::Read,
+        "from_device" => Access::Write,
+        "bidirectional" => Access::Both,
+        _ => {
+            let message = format!("direction: {direction:?} is none of :to_device, :from_device, :bidirectional");
+            return Err(argument(ruby, message));
+        }
+    };
+    let core = device.open(ruby)?;
+    let len = buffer.len();
+    let (region, offset) = buffer.locate(0, len).or_raise(ruby)?;
+    let lock = match region.pages().residency() {
+        Residency::Locked => None,
+        // SAFETY: the span below keeps our own memory mapped; the owner of other memory is kept, and must not free it. Memory
+        // that is ours is unlocked by nobody else, for it was not locked.
+        Residency::Pageable => Some(unsafe { PageLock::new(region.address() + offset, len) }.or_raise(ruby)?),
+    };
+    let mapping = core.engine().map(Span::new(&region, offset, len).or_raise(ruby)?, access).or_raise(ruby)?;
+    Ok(Mapping {
+        mapped: Mutex::new(Some(Mapped { mapping, _lock: lock })),
+        device: device.as_value().into(),
+        buffer: buffer.as_value().into(),
+        region,
+        offset,
+        len,
+        access,
+        kind: kind.into(),
+        handle: HANDLES.fetch_add(1, Ordering::Relaxed),
+    })
+}
+
+fn address(ruby: &Ruby, this: &Mapping) -> Result<u64, Error> {
+    this.with(ruby, |mapping| mapping.segments()[0].0)
+}
+
+fn segments(ruby: &Ruby, this: &Mapping) -> Result<RArray, Error> {
+    let segments = this.with(ruby, |mapping| mapping.segments().to_vec())?;
+    Ok(ruby.ary_from_iter(segments))
+}
+
+fn direction(ruby: &Ruby, this: &Mapping) -> Symbol {
+    ruby.to_symbol(match this.access {
+        Access::Read => "to_device",
+        Access::Write => "from_device",
+        Access::Both => "bidirectional",
+    })
+}
+
+/// Orders what the CPU did to a range before what the device does, or the other way round. The simulated caches are coherent, as
+/// those of a PC are: a barrier is all there is to do.
+fn native_sync(ruby: &Ruby, this: &Mapping, Size(offset): Size, len: Option<Size>) -> Result<(), Error> {
+    let len = len.map_or(this.len.saturating_sub(offset), |Size(len)| len);
+    this.with(ruby, |_| ())?;
+    check_range(offset, len, this.len).or_raise(ruby)?;
+    fence(Ordering::SeqCst);
+    Ok(())
+}
+
+fn unmap(this: Obj<Mapping>) -> Obj<Mapping> {
+    let taken = this.mapped().take();
+    // Unlocked and given back without the lock that the GC may want.
+    drop(taken);
+    this
+}
+
+/// Defines the class.
+pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
+    let class = dma.define_class("Mapping", ruby.class_object())?;
+    class.undef_default_alloc_func();
+    let device = dma.define_class("Device", ruby.class_object())?;
+    device.define_private_method("native_map", method!(native_map, 3))?;
+    class.define_method("handle", method!(|this: &Mapping| this.handle, 0))?;
+    class.define_method("device", method!(|this: &Mapping| this.device, 0))?;
+    class.define_method("buffer", method!(|this: &Mapping| this.buffer, 0))?;
+    class.define_method("type", method!(|this: &Mapping| this.kind, 0))?;
+    class.define_method("size", method!(|this: &Mapping| this.len, 0))?;
+    class.define_method("address", method!(address, 0))?;
+    class.define_method("segments", method!(segments, 0))?;
+    class.define_method("direction", method!(direction, 0))?;
+    class.define_method("unmap", method!(unmap, 0))?;
+    class.define_method("unmapped?", method!(|this: &Mapping| this.mapped().is_none(), 0))?;
+    class.define_private_method("native_sync", method!(native_sync, 2))?;
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! What a transfer is from and to, as Ruby says it: memory, or an address of the device.
+
+use std::sync::Arc;
+
+use dma_core::memory::{Region, Span};
+use dma_core::transfer::{Access, Direction, Op};
+use magnus::{prelude::*, Error, Integer, RArray, Ruby, TryConvert, Value};
+
+use crate::buffer::{Buffer, Size};
+use crate::error::{argument, OrRaise};
+use crate::mapping::Mapping;
+
+/// One side of a transfer.
+enum Operand {
+    Device(u64),
+    Memory { region: Arc<Region>, offset: usize, len: usize, foreign: bool },
+}
+
+/// An element of a request, with what has to be kept for it.
+pub struct Element {
+    pub op: Op,
+    pub keep: Option<Value>,
+}
+
+fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> {
+    if let Some(integer) = Integer::from_value(value) {
+        let address = integer.to_u64();
+        return address
+            .map(Operand::Device)
+            .map_err(|_| argument(ruby, format!("{integer} is no device address: these are in 0..2**64 - 1")));
+    }
+    if let Ok(buffer) = <&Buffer>::try_convert(value) {
+        let len = buffer.len();
+        let (region, offset) = buffer.locate(0, len).or_raise(ruby)?;
+        return Ok(Operand::Memory { region, offset, len, foreign: buffer.is_foreign() });
+    }
+    if let Ok(mapping) = <&Mapping>::try_convert(value) {
+        let (region, offset, len) = mapping.memory(ruby, access)?;
+        return Ok(Operand::Memory { region, offset, len, foreign: true });
+    }
+    // SAFETY: the name is used before Ruby code runs again.
+    let class = unsafe { value.classname() };
+    let message = format!("{class} is neither memory (DMA::Buffer, DMA::Mapping) nor a device address (Integer)");
+    Err(Error::new(ruby.exception_type_error(), message))
+}
+
+/// An element `[source, destination, length]`; a length of nil is that of the memory.
+pub fn element(ruby: &Ruby, list: RArray) -> Result<Element, Error> {
+    let (source, destination, length): (Value, Value, Option<Size>) = (list.entry(0)?, list.entry(1)?, list.entry(2)?);
+    let length = length.map(|Size(length)| length);
+    let (from, to) = (operand(ruby, source, Access::Read)?, operand(ruby, destination, Access::Write)?);
+    let (direction, address, (region, offset, len, foreign), memory) = match (from, to) {
+        (Operand::Device(from), Operand::Device(to)) => {
+            let Some(len) = length else {
+                return Err(argument(ruby, "length: is needed to copy from one device address to another"));
+            };
+            return Ok(Element { op: Op::Copy { from, to, len: len as u64 }, keep: None });
+        }
+        (Operand::Memory { region, offset, len, foreign }, Operand::Device(address)) => {
+            (Direction::ToDevice, address, (region, offset, len, foreign), source)
+        }
+        (Operand::Device(address), Operand::Memory { region, offset, len, foreign }) => {
+            (Direction::FromDevice, address, (region, offset, len, foreign), destination)
+        }
+        (Operand::Memory { .. }, Operand::Memory { .. }) => {
+            let message = "both source and destination are memory, and a device moves bytes to or from itself; \
+                           DMA::Buffer#copy copies between buffers";
+            return Err(argument(ruby, message));
+        }
+    };
+    let length = length.unwrap_or(len);
+    if length > len {
+        return Err(argument(ruby, format!("length: {length} bytes are more than the {len} of the memory")));
+    }
+    let span = Span::new(&region, offset, length).or_raise(ruby)?;
+    Ok(Element { op: direction.op(address, span), keep: foreign.then_some(memory) })
+}

@@ -1,0 +1,80 @@
+//! `DMA::Registers`: a device's registers.
+
+use std::sync::Arc;
+
+use dma_core::engine::{ManualClock, Registers as CoreRegisters};
+use magnus::{method, prelude::*, DataTypeFunctions, Error, Integer, RModule, Ruby, TypedData};
+
+use crate::buffer::Size;
+use crate::error::{argument, raise};
+
+#[derive(TypedData)]
+#[magnus(class = "DMA::Registers", free_immediately)]
+pub struct Registers {
+    registers: Arc<dyn CoreRegisters>,
+    clock: Option<Arc<dyn ManualClock>>,
+}
+
+impl DataTypeFunctions for Registers {}
+
+impl Registers {
+    /// The registers of a device, and its clock where it runs only when it is told to.
+    pub fn new(registers: Arc<dyn CoreRegisters>, clock: Option<Arc<dyn ManualClock>>) -> Registers {
+        Registers { registers, clock }
+    }
+
+    fn check(&self, ruby: &Ruby, offset: usize, width: u8) -> Result<u64, Error> {
+        let (offset, bytes, size) = (offset as u64, u64::from(width), self.registers.size());
+        if offset.checked_add(bytes).is_none_or(|end| end > size) {
+            return Err(argument(
+                ruby,
+                format!("{bytes} bytes at {offset:#x} are outside the {size:#x} bytes of registers"),
+            ));
+        }
+        if offset % bytes != 0 {
+            let message =
+                format!("a register of {bytes} bytes begins at a multiple of {bytes}, and {offset:#x} is none");
+            return Err(raise(ruby, &dma_core::Error::Alignment(message)));
+        }
+        Ok(offset)
+    }
+}
+
+fn native_read(ruby: &Ruby, this: &Registers, Size(offset): Size, width: u8) -> Result<u64, Error> {
+    let offset = this.check(ruby, offset, width)?;
+    Ok(this.registers.read(offset, width))
+}
+
+fn native_write(ruby: &Ruby, this: &Registers, Size(offset): Size, width: u8, value: Integer) -> Result<(), Error> {
+    let offset = this.check(ruby, offset, width)?;
+    let bits = 8 * u32::from(width);
+    let fits = value.to_u64().ok().filter(|value| bits == 64 || *value < 1 << bits);
+    let Some(value) = fits else {
+        let message = format!("{value} does not fit a register of {bits} bits");
+        return Err(Error::new(ruby.exception_range_error(), message));
+    };
+    this.registers.write(offset, width, value);
+    Ok(())
+}
+
+/// Nanoseconds of a manual clock; nil where time passes by itself.
+fn native_now(this: &Registers) -> Option<u64> {
+    this.clock.as_ref().map(|clock| clock.now())
+}
+
+/// Lets a machine with a manual clock take a step before `until`; false where it has none to take.
+fn native_step(this: &Registers, until: Option<u64>) -> bool {
+    this.clock.as_ref().is_some_and(|clock| clock.step_until(until))
+}
+
+/// Defines the class.
+pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
+    let class = dma.define_class("Registers", ruby.class_object())?;
+    class.undef_default_alloc_func();
+    class.define_method("size", method!(|this: &Registers| this.registers.size(), 0))?;
+    class.define_private_method("native_read", method!(native_read, 2))?;
+    class.define_private_method("native_write", method!(native_write, 3))?;
+    class.define_private_method("native_now", method!(native_now, 0))?;
+    class.define_private_method("native_step", method!(native_step, 1))?;
+    Ok(())
+}

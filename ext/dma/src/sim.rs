@@ -1,0 +1,157 @@
+//! `DMA::Sim`: a simulated machine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dma_core::device::{attach, detach, Device as CoreDevice};
+use dma_core::engine::sim::{
+    Clock, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger, What,
+};
+use dma_core::transfer::Status;
+use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RModule, Ruby, Symbol, TypedData, Value};
+
+use crate::buffer::choice;
+use crate::device::Device;
+use crate::error::{argument, misuse, OrRaise};
+use crate::gvl;
+
+#[derive(TypedData)]
+#[magnus(class = "DMA::Sim", free_immediately)]
+pub struct Sim {
+    machine: Arc<Machine>,
+}
+
+impl DataTypeFunctions for Sim {}
+
+impl Sim {
+    /// The Ruby object of a machine.
+    pub fn of(machine: Arc<Machine>) -> Sim {
+        Sim { machine }
+    }
+
+    /// The machine, if whoever asks may let its time pass.
+    fn manual(&self, ruby: &Ruby, what: &str) -> Result<&Arc<Machine>, Error> {
+        self.machine.check().or_raise(ruby)?;
+        match self.machine.options().clock {
+            Clock::Manual => Ok(&self.machine),
+            Clock::Free => {
+                Err(misuse(ruby, format!("{what}: this machine runs by itself; make it with clock: :manual")))
+            }
+        }
+    }
+}
+
+fn native_new(ruby: &Ruby, clock: Value, iommu: bool, seed: u64) -> Result<Sim, Error> {
+    let clock = match choice(clock).as_str() {
+        "free" => Clock::Free,
+        "manual" => Clock::Manual,
+        _ => return Err(argument(ruby, format!("clock: {clock:?} is none of :free, :manual"))),
+    };
+    Ok(Sim { machine: Machine::new(MachineOptions { clock, iommu, seed }).or_raise(ruby)? })
+}
+
+/// Adds a device; at `path` where one is given.
+#[allow(clippy::too_many_arguments)] // what `DMA::Sim#device` takes as keywords
+fn native_device(
+    ruby: &Ruby,
+    this: &Sim,
+    memory: u64,
+    channels: u16,
+    ring_size: u32,
+    alignment: u64,
+    address_bits: u32,
+    max_segments: usize,
+    path: Option<PathBuf>,
+) -> Result<Device, Error> {
+    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments };
+    let sim = SimDevice::new(&this.machine, options).or_raise(ruby)?;
+    let name = path.as_ref().map_or_else(|| format!("sim device {}", sim.number()), |path| path.display().to_string());
+    let core = CoreDevice::of_sim(&sim, &name);
+    if let Some(path) = path {
+        attach(&path, Arc::clone(&core));
+    }
+    Ok(Device::new(core))
+}
+
+fn native_step(ruby: &Ruby, this: &Sim, cycles: u64) -> Result<(), Error> {
+    let machine = this.manual(ruby, "step")?;
+    gvl::without(ruby, || machine.step(cycles))
+}
+
+fn run_until_idle(ruby: &Ruby, this: &Sim) -> Result<u64, Error> {
+    let machine = this.manual(ruby, "run_until_idle")?;
+    gvl::without(ruby, || machine.run_until_idle())
+}
+
+/// Injects a fault; one of descriptor number, address and probability says where.
+fn native_inject(
+    ruby: &Ruby,
+    this: &Sim,
+    kind: Value,
+    (descriptor, address, probability): (Option<u64>, Option<u64>, Option<f64>),
+    device: Option<u32>,
+    channel: Option<u16>,
+    count: Option<u64>,
+) -> Result<(), Error> {
+    this.machine.check().or_raise(ruby)?;
+    let Some(kind) = Kind::from_name(&choice(kind)) else {
+        return Err(argument(ruby, format!("{kind:?} is no fault; there are :{}", Kind::names().join(", :"))));
+    };
+    let trigger = match (descriptor, address, probability) {
+        (Some(number), None, None) => Trigger::Descriptor(number),
+        (None, Some(address), None) => Trigger::Address(address),
+        (None, None, Some(probability)) => Trigger::Probability(probability),
+        _ => return Err(argument(ruby, "give one of descriptor:, address: and probability:")),
+    };
+    this.machine.inject(Fault { kind, trigger, device, channel, count });
+    Ok(())
+}
+
+fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
+    let array = ruby.ary_new();
+    for event in this.machine.take_trace() {
+        let row = ruby.ary_new_capa(8);
+        row.push(event.cycle)?;
+        row.push(event.device)?;
+        row.push(event.channel)?;
+        row.push(ruby.to_symbol(event.what.name()))?;
+        row.push(event.address)?;
+        row.push(event.len)?;
+        row.push(status_of(ruby, event.what))?;
+        row.push(event.to_string())?;
+        array.push(row)?;
+    }
+    Ok(array)
+}
+
+fn status_of(ruby: &Ruby, what: What) -> Option<Symbol> {
+    match what {
+        What::Status(status) => Some(ruby.to_symbol(Status::name(status))),
+        _ => None,
+    }
+}
+
+fn clock(ruby: &Ruby, this: &Sim) -> Symbol {
+    ruby.to_symbol(if this.machine.options().clock == Clock::Free { "free" } else { "manual" })
+}
+
+/// Defines the class.
+pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
+    let class = dma.define_class("Sim", ruby.class_object())?;
+    class.undef_default_alloc_func();
+    let singleton = class.singleton_class()?;
+    singleton.define_private_method("native_new", function!(native_new, 3))?;
+    singleton.define_private_method("native_detach", function!(|path: PathBuf| detach(&path), 1))?;
+    class.define_method("clock", method!(clock, 0))?;
+    class.define_method("iommu?", method!(|this: &Sim| this.machine.options().iommu, 0))?;
+    class.define_method("seed", method!(|this: &Sim| this.machine.options().seed, 0))?;
+    class.define_method("cycles", method!(|this: &Sim| this.machine.cycles(), 0))?;
+    class.define_method("run_until_idle", method!(run_until_idle, 0))?;
+    class.define_private_method("native_device", method!(native_device, 7))?;
+    class.define_private_method("native_step", method!(native_step, 1))?;
+    class.define_private_method("native_inject", method!(native_inject, 5))?;
+    class.define_private_method("native_clear_faults", method!(|this: &Sim| this.machine.clear_faults(), 0))?;
+    class.define_private_method("native_start_trace", method!(|this: &Sim| this.machine.start_trace(), 0))?;
+    class.define_private_method("native_take_trace", method!(native_take_trace, 0))?;
+    Ok(())
+}

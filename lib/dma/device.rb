@@ -1,0 +1,245 @@
+# frozen_string_literal: true
+
+module DMA
+  # A device that moves bytes between its own memory and ours: a simulated one, or a file or block device, whose device
+  # addresses are the offsets in it.
+  #
+  #   DMA::Device.open(:sim) do |dev|
+  #     dev.write_dma("x" * 1024, at: 4096)
+  #     dev.wait_completion
+  #     dev.read_dma(1024, at: 4096)
+  #   end
+  #
+  # Transfers of one channel that use the same bytes are carried out in the order in which they were submitted; those
+  # of several channels are independent. A device may be used by any number of threads and fibers. In the child of a
+  # fork, devices of the parent raise {ClosedError}.
+  class Device
+    # @!attribute [r] name
+    #   @return [String] what it was opened as
+
+    # @!attribute [r] sim
+    #   @return [Sim, nil] the machine that a simulated device is part of
+
+    # @!attribute [r] capabilities
+    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory), `:channels`, `:capacity`
+    #   (descriptors of a channel), `:alignment` (of device addresses and lengths), `:memory_alignment`, `:strict`
+    #   (whether what is not aligned is refused), `:max_length` (bytes of one descriptor; longer transfers are split),
+    #   `:max_segments`, `:operations`; of a simulated device `:ring_size`, `:address_bits`, `:iommu`, `:clock`; of a
+    #   file `:direct`.
+    #   @return [Hash{Symbol => Object}]
+
+    # @!method closed?
+    #   @return [Boolean]
+
+    class << self
+      # Opens a device; with a block, closes it after it and returns its value.
+      #
+      # @param device [:sim, String, #to_path] `:sim` makes a simulated machine with one device; a path names a device
+      #   that {Sim.attach} put there, a regular file or a block device
+      # @param direct [true, :auto, false] of a file: past the page cache, or an error; where it can; never
+      # @param options of a simulated device: those of {Sim.new} and {Sim#device}
+      # @yieldparam device [Device]
+      # @return [Device, Object]
+      # @raise [UnsupportedError] for what this cannot drive
+      # @raise [SystemCallError] where there is none, or it may not be opened
+      def open(device, direct: :auto, **options)
+        opened = device == :sim ? Sim.__send__(:with_device, **options) : open_path(device, direct, options)
+        return opened unless block_given?
+
+        begin
+          yield opened
+        ensure
+          opened.close
+        end
+      end
+
+      # Opens a device; see {.open}.
+      #
+      # @return [Device]
+      def new(device, **options)
+        self.open(device, **options)
+      end
+
+      private
+
+      def open_path(path, direct, options)
+        unless options.empty?
+          raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to DMA::Sim.attach"
+        end
+
+        if path.is_a?(String) && path.match?(/\A\h{4,}:\h\h:\h\h\.\h\z/)
+          raise UnsupportedError, "#{path}: PCI functions (VFIO) are not driven by this version; there are simulated " \
+                                  "devices (:sim, DMA::Sim.attach), files and block devices"
+        end
+
+        native_open(path, direct)
+      end
+    end
+
+    # @param index [Integer] from 0 on
+    # @return [Channel] always the same one
+    # @raise [ArgumentError] where there is no such channel
+    # @raise [BusyError] where an aborted transfer still has the channel
+    def channel(index = 0)
+      @channels ||= {}
+      @channels[index] ||= native_channel(index)
+    end
+
+    # Begins to write to the device, and does not wait for it.
+    #
+    # @param data [String, Buffer, Mapping, IO::Buffer] a String, and an IO::Buffer that is no view of a Buffer, is
+    #   copied to memory of our own first; a Buffer must not be changed before the transfer is over
+    # @param at [Integer] device address
+    # @param channel [Integer]
+    # @return [Transfer]
+    # @raise [AlignmentError] where the device takes aligned addresses and lengths only
+    # @raise [ArgumentError] outside the device
+    # @raise [RingFullError] where the channel has no room
+    def write_dma(data, at: 0, channel: 0)
+      self.channel(channel).__send__(:write, data, DMA.__send__(:natural, at, "at"))
+    end
+
+    # Reads from the device, and waits for it.
+    #
+    # @param size [Integer, nil] bytes; nil: as many as `into` has
+    # @param at [Integer] device address
+    # @param into [Buffer, Mapping, IO::Buffer, nil] memory to fill instead of a new String; without a copy, unless it
+    #   is an IO::Buffer that is no view of a Buffer
+    # @param timeout [Numeric, nil] seconds, of simulated time where the machine has a manual clock
+    # @param channel [Integer]
+    # @return [String, Object] the bytes, fewer at the end of a file; or `into`
+    # @raise [TransferError] where it failed
+    # @raise [TimeoutError] after which it was given up
+    def read_dma(size = nil, at: 0, into: nil, timeout: nil, channel: 0)
+      raise ArgumentError, "size is needed where there is no memory to read into" unless size || into
+
+      size = DMA.__send__(:natural, size, "size") if size
+      self.channel(channel).__send__(:read, size, DMA.__send__(:natural, at, "at"), into, timeout)
+    end
+
+    # Waits for all transfers of this device that are outstanding.
+    #
+    # @param timeout [Numeric, nil] seconds, for all together; those that are not over by then are given up
+    # @return [self]
+    # @raise [TransferError] for the first transfer that failed since somebody last asked; all of them are in
+    #   {TransferError#failures}
+    # @raise [TimeoutError]
+    def wait_completion(timeout: nil)
+      deadline = deadline(timeout)
+      channels = (@channels || {}).values
+      channels.each { |channel| channel.__send__(:drain_until, deadline, timeout) }
+      failures = channels.flat_map { |channel| channel.__send__(:take_failures) }
+      raise failures.first.__send__(:error, failures) unless failures.empty?
+
+      self
+    end
+
+    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away. Its pages are locked
+    # meanwhile. A transfer of a {Buffer} needs none: it is mapped while the transfer lasts.
+    #
+    # @param memory [Buffer, IO::Buffer, Integer, #to_ptr] memory; what is no Buffer is wrapped, see {Buffer.wrap}
+    # @param size [Integer, nil] bytes; nil: all that the memory has
+    # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
+    #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
+    # @param direction [:bidirectional, :to_device, :from_device]
+    # @yieldparam mapping [Mapping] which ends with the block
+    # @return [Mapping, Object]
+    # @raise [LockLimitError] past RLIMIT_MEMLOCK
+    # @raise [UnsupportedError] for a device that reaches memory by its own address
+    def map(memory, size = nil, type: :coherent, direction: :bidirectional)
+      unless %i[coherent streaming consistent].include?(type)
+        raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
+      end
+      if type == :consistent && direction != :bidirectional
+        raise ArgumentError, "a consistent mapping is for both directions; one direction is type: :streaming"
+      end
+
+      mapping = native_map(Buffer.wrap(memory, size), type, direction)
+      return mapping unless block_given?
+
+      begin
+        yield mapping
+      ensure
+        mapping.unmap
+      end
+    end
+
+    # Describes a transfer as the device would be told of it, without beginning it: memory is mapped, and a ring
+    # filled with a descriptor for each piece of it. `channel.submit(configuration[:descriptor_ring])` carries it out.
+    #
+    # @param source [Buffer, Mapping, Integer] memory, or a device address
+    # @param destination [Buffer, Mapping, Integer] the same; one of the two is memory
+    # @param length [Integer] bytes
+    # @return [Hash{Symbol => Object}] `:descriptor_ring` ({Ring}), `:source_phys` and `:dest_phys` (bus address of
+    #   memory, address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`,
+    #   `:coherent`)
+    def configure_transfer(source, destination, length)
+      ring = Ring.__send__(:describe, self, source, destination, DMA.__send__(:natural, length, "length"))
+      first = ring[ring.head]
+      {
+        descriptor_ring: ring,
+        source_phys: first.source,
+        dest_phys: first.destination,
+        byte_count: length,
+        flags: { interrupt_on_completion: true, scatter_gather: ring.pending > 1, coherent: true }
+      }
+    end
+
+    # @return [Registers] the device's registers
+    # @raise [UnsupportedError] where it has none
+    def registers
+      @registers ||= native_registers || raise(UnsupportedError, "#{name} has no registers")
+    end
+
+    # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
+    # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
+    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`.
+    #
+    # @return [Hash{Symbol => Object}]
+    def stats
+      stats = native_stats
+      totals = stats[:channels].reduce({}) do |sums, channel|
+        sums.merge(channel) { |_, one, two| one.is_a?(Hash) ? one.merge(two) { |*, a, b| a + b } : one + two }
+      end
+      empty = { submitted: 0, completed: 0, failed: 0, outstanding: 0, bytes: 0, lost_interrupts: 0, statuses: {} }
+      empty.merge(totals, stats)
+    end
+
+    # Aborts what is under way on all channels, brings the link of a simulated device up again, and waits a moment for
+    # all to end. The channels can be used as before.
+    #
+    # @return [self]
+    # @raise [BusyError] where something does not end
+    def reset
+      idle = native_reset
+      (@channels || {}).each_value(&:poll)
+      raise BusyError, "#{name} has not let go of an aborted transfer yet; try again later" unless idle
+
+      self
+    end
+
+    # Gives up what is under way and closes the device. Memory that the device does not let go of stays until it does.
+    # A device that others have open too, by {Sim.attach}, goes on for them.
+    #
+    # @return [nil]
+    def close
+      native_close
+    end
+
+    # @return [String] class, name and state
+    def inspect
+      "#<#{self.class} #{name}#{" closed" if closed?}>"
+    end
+
+    private
+
+    # Seconds of the device's clock: simulated ones where somebody has to let time pass.
+    def now
+      sim&.clock == :manual ? sim.cycles * 1e-9 : Process.clock_gettime(Process::CLOCK_MONOTONIC)
+    end
+
+    def deadline(timeout)
+      timeout && (now + timeout)
+    end
+  end
+end

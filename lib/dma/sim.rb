@@ -1,0 +1,160 @@
+# frozen_string_literal: true
+
+module DMA
+  # A simulated machine: a bus, devices with memory and descriptor rings on it, an IOMMU, a clock, and faults on
+  # demand.
+  #
+  #   machine = DMA::Sim.new(clock: :manual, seed: 42)
+  #   dev = machine.device(channels: 2)
+  #   machine.inject(:bus_error, descriptor: 3)
+  #
+  # With a free clock a thread of its own moves the bytes, as fast as memory is. With a manual clock nothing happens
+  # unless somebody waits for a transfer or lets time pass ({#step}, {#run_until_idle}), and the same calls give the
+  # same result, to the byte and the cycle.
+  class Sim
+    # The options of a machine; others are a device's.
+    OPTIONS = %i[clock iommu seed].freeze
+    private_constant :OPTIONS
+
+    # @!attribute [r] clock
+    #   @return [:free, :manual]
+
+    # @!attribute [r] seed
+    #   @return [Integer]
+
+    # @!attribute [r] cycles
+    #   @return [Integer] cycles of the bus since the machine was made: 8 bytes and a nanosecond each
+
+    # @!method iommu?
+    #   @return [Boolean]
+
+    # @!method run_until_idle
+    #   Lets everything happen that can.
+    #   @return [Integer] how many cycles that took
+    #   @raise [MisuseError] on a machine with a free clock
+
+    class << self
+      # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
+      # @param iommu [Boolean] devices reach memory through an IOMMU, at bus addresses that are valid while mapped;
+      #   without one at simulated physical addresses, where pages do not lie together
+      # @param seed [Integer] decides where physical pages lie, and when faults with a probability happen
+      # @return [Sim]
+      def new(clock: :free, iommu: true, seed: 0)
+        raise ArgumentError, "iommu: #{iommu.inspect} is neither true nor false" unless [true, false].include?(iommu)
+
+        native_new(clock, iommu, DMA.__send__(:natural, seed, "seed"))
+      end
+
+      # Puts a simulated device at a path: {Device.open} of the path opens it, as often as wanted, and its memory stays
+      # between. Nothing is made in the file system.
+      #
+      # @param path [String, #to_path]
+      # @param options those of {.new} and {#device}
+      # @return [Sim] the machine of the device
+      def attach(path, **options)
+        device = with_device(path: path, **options)
+        device.close
+        device.sim
+      end
+
+      # Takes away what {.attach} put at a path. Who has the device open keeps it.
+      #
+      # @param path [String, #to_path]
+      # @return [Boolean] whether there was one
+      def detach(path)
+        native_detach(path)
+      end
+
+      private
+
+      # A machine with one device; each gets the options that are its own.
+      def with_device(**options)
+        new(**options.slice(*OPTIONS)).device(**options.except(*OPTIONS))
+      end
+    end
+
+    # Adds a device.
+    #
+    # @param memory [Integer] bytes of its own memory; pages that nobody writes to take none of the host's
+    # @param channels [Integer] independent of each other
+    # @param ring_size [Integer] slots of each channel's descriptor ring, of which one stays free
+    # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
+    #   are refused
+    # @param address_bits [Integer] 13..48; what lies above is not reached
+    # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
+    #   descriptor reaches: longer transfers are split
+    # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
+    # @return [Device]
+    # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
+    def device(memory: 64 << 20, channels: 4, ring_size: 256, alignment: 1, address_bits: 48, max_segments: 64,
+               path: nil)
+      native_device(memory, channels, ring_size, alignment, address_bits, max_segments, path)
+    end
+
+    # Lets time pass, with everything that ends by then.
+    #
+    # @param cycles [Integer]
+    # @return [self]
+    # @raise [MisuseError] on a machine with a free clock
+    def step(cycles = 1)
+      native_step(DMA.__send__(:natural, cycles, "cycles"))
+      self
+    end
+
+    # Makes something go wrong.
+    #
+    # @param kind [Symbol] `:bus_error` (bytes do not come or are not taken), `:poison` (they come marked as spoiled),
+    #   `:iommu_fault`, `:lost_interrupt`, `:hang` (the transfer never ends), `:link_down` (the device is not reached
+    #   until it is reset)
+    # @param descriptor [Integer, nil] at the one with this number, counted from 0 from now on; the next one, where
+    #   nothing else is said
+    # @param address [Integer, nil] where bytes at this bus or device address are moved; those before it are
+    # @param probability [Float, nil] at any descriptor, with this probability
+    # @param device [Integer, nil] number of a device of this machine, from 0 on; nil: any
+    # @param channel [Integer, nil] nil: any
+    # @param count [Integer, nil] how often; nil: once, or with a probability for ever
+    # @return [self]
+    def inject(kind, descriptor: nil, address: nil, probability: nil, device: nil, channel: nil, count: nil)
+      raise ArgumentError, "count: #{count.inspect} is not 1 or more" unless count.nil? || count.positive?
+
+      descriptor ||= 0 unless address || probability
+      count ||= 1 unless probability
+      native_inject(kind, [descriptor, address, probability && chance(probability)], device, channel, count)
+      self
+    end
+
+    # Lets nothing more go wrong of what was injected.
+    #
+    # @return [self]
+    def clear_faults
+      native_clear_faults
+      self
+    end
+
+    # Writes down what happens on the bus while the block runs.
+    #
+    # @return [Trace]
+    def trace
+      native_start_trace
+      begin
+        yield
+      ensure
+        events = native_take_trace
+      end
+      Trace.new(events)
+    end
+
+    # @return [String] clock, IOMMU and time
+    def inspect
+      "#<#{self.class} clock: #{clock} iommu: #{iommu?} cycles: #{cycles}>"
+    end
+
+    private
+
+    def chance(probability)
+      return probability.to_f if probability.is_a?(Numeric) && probability.between?(0, 1)
+
+      raise ArgumentError, "probability: #{probability.inspect} is not in 0..1"
+    end
+  end
+end

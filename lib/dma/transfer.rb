@@ -1,0 +1,101 @@
+# frozen_string_literal: true
+
+module DMA
+  # A transfer, from when it is submitted on. The memory that it uses stays, whatever happens, until it has ended.
+  class Transfer
+    # @!attribute [r] id
+    #   @return [Integer] its number in its channel
+
+    # @!attribute [r] channel
+    #   @return [Channel]
+
+    # @!attribute [r] size
+    #   @return [Integer] bytes that were asked for
+
+    # @!attribute [r] bytes
+    #   @return [Integer] bytes that were moved, from the start without a gap; 0 before it has ended
+
+    # @!attribute [r] status
+    #   @return [Symbol] `:pending`, `:complete`; `:aborted` (cancelled), `:timed_out` (given up by who waited),
+    #     `:not_attempted` (what its fence waited for failed), `:bad_source`, `:bad_destination`, `:bad_length`,
+    #     `:iommu_fault` (see {#fault}), `:bus_read_error`, `:bus_write_error`, `:data_poison`, `:descriptor_error`,
+    #     `:link_down`, `:ring_full`, `:os_error` (see {#errno})
+
+    # @!attribute [r] fault
+    #   @return [(Integer, Symbol), nil] of an IOMMU fault the bus address, and `:read` or `:write`, what the device
+    #     wanted
+
+    # @!attribute [r] errno
+    #   @return [Integer, nil] what the operating system refused it with
+
+    # @!method done?
+    #   @return [Boolean] whether it has ended, well or not; does not wait
+
+    # Waits until it has ended. Other threads, or fibers of a scheduler, run meanwhile. A wait that ends before the
+    # transfer, by a timeout or by an exception from outside, gives the transfer up, so that the channel is free for
+    # the next one.
+    #
+    # @param timeout [Numeric, nil] seconds, of simulated time where the machine has a manual clock; where such a
+    #   machine has nothing left to do, time is up at once
+    # @return [self]
+    # @raise [TransferError] where it did not end well; {FaultError} for a fault of the IOMMU
+    # @raise [TimeoutError]
+    def wait(timeout: nil)
+      begin
+        channel.__send__(:native_wait, self, timeout && Float(timeout))
+      ensure
+        channel.__send__(:native_forget, self)
+      end
+      raise error if failed?
+
+      self
+    end
+
+    # Asks that it be given up. It still ends, as `:aborted` if that came in time.
+    #
+    # @return [self]
+    def cancel
+      channel.__send__(:native_cancel, self)
+      self
+    end
+
+    # Calls the block when it has ended, well or not; at once if it has. The block runs on the thread or fiber that
+    # finds the completion: one that waits or polls on this channel. An error in it comes out there.
+    #
+    # @yieldparam transfer [Transfer]
+    # @return [self]
+    def on_complete(&block)
+      raise ArgumentError, "on_complete needs a block to call" unless block
+
+      if done?
+        channel.__send__(:native_forget, self)
+        yield self
+      else
+        native_call_back(block)
+      end
+      self
+    end
+
+    # @return [String] what became of it, in words
+    def failure
+      "transfer #{id} of #{size} bytes on channel #{channel.index} of #{channel.device.name}: #{native_reason} " \
+        "(#{bytes} of #{size} bytes were moved)"
+    end
+
+    # @return [String] number, size and state
+    def inspect
+      "#<#{self.class} #{id} #{status} #{bytes}/#{size}>"
+    end
+
+    private
+
+    def failed?
+      !%i[pending complete].include?(status)
+    end
+
+    # The exception for it, the first of `failures`.
+    def error(failures = [self])
+      (status == :iommu_fault ? FaultError : TransferError).new(self, failures)
+    end
+  end
+end
