@@ -110,6 +110,29 @@ RSpec.describe DmaLib do
     expect(described_class.dma_open_device(nil)).to eq(0)
   end
 
+  it "shares a device that DMA::Sim.attach put at a path with DMA::Device, in flight and after" do
+    path = File.join(scratch, "xdma0")
+    machine = DMA::Sim.attach(path, memory: 1 << 20)
+    expect(described_class.dma_open_device(path)).to eq(0)
+    DMA::Device.open(path) do |device|
+      device.write_dma("from Ruby", at: 64)
+      device.wait_completion
+      expect(device_bytes(64, 9)).to eq("from Ruby")
+      buffer = DMA::Buffer.new(16).clear(3)
+      machine.inject(:hang)
+      id = send_bytes(buffer, 64, 16)
+      expect { buffer.free }.to raise_error(DMA::BusyError)
+      expect(refusal(described_class.dma_wait_completion_timeout(id, 1_000_000)))
+        .to match(["error_timed_out", /took longer than 0.001 s/])
+      expect(described_class.dma_status_name(wait(id))).to eq("timed_out")
+      expect(wait(send_bytes(buffer, 64, 16))).to eq(complete)
+      expect(device.read_dma(16, at: 64)).to eq("\3" * 16)
+    end
+  ensure
+    expect(described_class.dma_open_device(nil)).to eq(0)
+    DMA::Sim.detach(path)
+  end
+
   it "serves threads at once" do
     threads = Array.new(4) do |number|
       Thread.new do
