@@ -44,6 +44,14 @@ module DMA
     end
   end
 
+  # The library to give to `ffi_lib`: the functions of dma.h in the extension itself, which know the memory of every
+  # {Buffer} that owns its own. libdma.so, beside it, is the same for programs without Ruby; in Ruby it would know none.
+  #
+  # @return [String] absolute path of the loaded extension
+  def self.library_path
+    $LOADED_FEATURES.find { |path| path.end_with?("/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}") }
+  end
+
   # @return [Integer] `value`, if it is one that counts something
   def self.natural(value, name)
     return value if value.is_a?(Integer) && value.between?(0, (1 << 63) - 1)

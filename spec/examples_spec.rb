@@ -7,13 +7,33 @@ RSpec.describe "The examples" do
   # The library works in other processes.
   around { |example| unstressed { example.run } }
 
-  directory = File.expand_path("../examples", __dir__)
-  names = Dir.children(directory).grep(/\.rb\z/) - ["sample.rb"]
+  root = File.expand_path("..", __dir__)
+  directory = File.join(root, "examples")
+  names = Dir.children(directory) - ["README.md", "sample.rb"]
+
+  # How to start an example. What is in C is compiled first, as it says at its head.
+  define_method(:program) do |name|
+    path = File.join(directory, name)
+    case File.extname(name)
+    when ".rb" then [RbConfig.ruby, "-w", "-I", File.join(root, "lib"), path]
+    when ".py"
+      needs "python3", system("python3 --version", out: File::NULL, err: File::NULL)
+      ["python3", path]
+    when ".c"
+      built = File.join(@built = Dir.mktmpdir("dma-spec"), "example")
+      line = File.read(path)[/gcc .* -o/].sub("$PWD", root)
+      output, status = Open3.capture2e("#{line} #{built} -Wall -Wextra -Werror", chdir: root)
+      raise output unless status.success?
+
+      [built]
+    end
+  end
+
+  after { FileUtils.remove_entry(@built) if @built }
 
   # Runs an example in a process of its own, with warnings; what it says on stderr is a failure.
   define_method(:example) do |name, *arguments|
-    command = [RbConfig.ruby, "-w", "-I", File.expand_path("../lib", __dir__), File.join(directory, name), *arguments]
-    output, errors, status = Open3.capture3(*command)
+    output, errors, status = Open3.capture3(*program(name), *arguments)
     raise "#{status}: #{errors}" unless status.success? && errors.empty?
 
     output
@@ -22,8 +42,7 @@ RSpec.describe "The examples" do
   names.each do |name|
     it "#{name} runs without a file, and leaves none behind" do
       expect(Dir).to exist(scratch)
-      command = [{ "TMPDIR" => scratch }, RbConfig.ruby, "-I", File.expand_path("../lib", __dir__)]
-      output, status = Open3.capture2e(*command, File.join(directory, name))
+      output, status = Open3.capture2e({ "TMPDIR" => scratch }, *program(name))
       expect([status, output]).to match([be_success, /\w/])
       expect(Dir).to be_empty(scratch)
     end
@@ -80,5 +99,25 @@ RSpec.describe "The examples" do
     expect(sizes).to eq([4096, 65_536, 1_048_576])
     expect(totals).to all(eq(1_500_000))
     expect(requests).to match([be <= 25, be <= 25, be <= 4])
+  end
+
+  it "move bytes to a device and back through ffi" do
+    lines = example("dma_library.rb").lines(chomp: true)
+    expect(lines[0, 3]).to eq(["to the device: complete", "from the device: complete", "the same bytes"])
+    expect(lines[3]).to eq("in a DMA::Buffer: #{Random.new(1).bytes(8).unpack1("H*")}...")
+  end
+
+  %w[transfer.c transfer.py].each do |name|
+    it "move bytes to a file and back without Ruby (#{name})" do
+      path = scratch_file("disk", "\0" * 8192)
+      expect(example(name, path)).to end_with("to the device: complete\nfrom the device: complete\nthe same bytes\n")
+      expect(File.binread(path)).to match(/\A\0{4096}(?!\0{4096}).{4096}\z/mn)
+    end
+
+    it "say what is wrong without Ruby (#{name})" do
+      output, errors, status = Open3.capture3(*program(name), "/nonexistent/device")
+      expect([output, errors, status.exitstatus])
+        .to eq(["", "cannot open /nonexistent/device: No such file or directory\n", 1])
+    end
   end
 end

@@ -33,12 +33,14 @@ RSpec.describe "packaging" do
     let(:files) { Gem::Package.new(package).contents }
 
     it "holds what an installation needs" do
-      needed = Dir.glob(%w[lib/**/*.rb exe/dma ext/dma/extconf.rb ext/*/Cargo.toml ext/*/src/**/*.rs], base: root)
+      needed = Dir.glob(%w[lib/**/*.rb exe/dma ext/dma/extconf.rb ext/*/{Cargo.toml,build.rs} ext/*/src/**/*.rs
+                           ext/dma_capi/include/dma.h], base: root)
       expect(files).to include(*needed)
     end
 
     it "holds nothing else" do
-      code = %r{\A(lib/.+\.rb|exe/dma|sig/.+\.rbs|ext/dma/extconf\.rb|ext/\w+/(Cargo\.toml|build\.rs|src/.+\.rs))\z}
+      crate = %r{Cargo\.toml|build\.rs|include/\w+\.h|src/.+\.rs}
+      code = %r{\A(lib/.+\.rb|exe/dma|sig/.+\.rbs|ext/dma/extconf\.rb|ext/\w+/(#{crate}))\z}
       expect(files.grep_v(code))
         .to contain_exactly("Cargo.lock", "Cargo.toml", "CHANGELOG.md", "LICENSE", "README.md")
     end
@@ -55,6 +57,7 @@ RSpec.describe "packaging" do
           print same, " ", $LOADED_FEATURES.grep(/dma_ext/).first[0, #{home.size}]
         RUBY
       end
+      expect(Dir.glob("gems/dma-*/{lib/dma/libdma.so,ext/dma_capi/include/dma.h}", base: home).size).to eq(2)
       output = run(File.join(home, "bin/dma"), "read", __FILE__, "--digest", "sha256", chdir: scratch, **alone)
       expect(output).to include(Digest::SHA256.file(__FILE__).hexdigest)
     end
@@ -76,15 +79,20 @@ RSpec.describe "packaging" do
 
     # A cargo that says it is of this version, and builds by writing a file where cargo would.
     def fake_cargo(version, built)
-      library = "#{built}/libdma_ext.#{RbConfig::CONFIG["SOEXT"]}"
+      suffix = RbConfig::CONFIG["SOEXT"]
+      extension = "#{built}/libdma_ext.#{suffix}"
+      library = "#{built}/deps/libdma.#{suffix}"
       path = File.join(scratch, "cargo")
       File.write(path, <<~SH, perm: 0o755)
         #!/bin/sh
         [ "$1" = --version ] && { echo "cargo #{version} (0123456789 2025-01-01)"; exit; }
-        mkdir -p "$CARGO_TARGET_DIR/#{built}"
+        mkdir -p "$CARGO_TARGET_DIR/#{built}/deps"
+        echo extension > "$CARGO_TARGET_DIR/#{extension}"
         echo library > "$CARGO_TARGET_DIR/#{library}"
         echo '{"reason":"compiler-artifact","filenames":["/elsewhere/libnix.rlib"],"fresh":true}'
-        echo '{"reason":"compiler-artifact","filenames":["'"$(realpath "$CARGO_TARGET_DIR")/#{library}"'"],"fresh":false}'
+        target=$(realpath "$CARGO_TARGET_DIR")
+        echo '{"reason":"compiler-artifact","filenames":["'"$target/#{library}"'","/elsewhere/libdma.rlib"],"fresh":true}'
+        echo '{"reason":"compiler-artifact","filenames":["'"$target/#{extension}"'"],"fresh":false}'
       SH
       path
     end
@@ -100,12 +108,14 @@ RSpec.describe "packaging" do
       expect(refusal(fake_cargo("1.63.0", "release"))).to match(/\Adma: cargo 1\.63\.0 is too old: install Rust .*\n\z/)
     end
 
-    it "installs the library from wherever cargo puts it, and leaves no private target directory" do
+    it "installs the libraries from wherever cargo puts them, and leaves no private target directory" do
       %w[release aarch64-unknown-linux-gnu/release].each do |built|
         run(ruby, extconf, chdir: scratch, CARGO: fake_cargo("1.85.0", built))
         run("make", "install", "sitearchdir=site", chdir: scratch, CARGO_TARGET_DIR: nil)
         expect(Dir.children(scratch)).to contain_exactly("Makefile", "cargo", "site")
-        expect(Dir.glob("site/**/*.*", base: scratch)).to eq(["site/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}"])
+        installed = Dir.glob("site/**/*.*", base: scratch).to_h { |name| [name, File.read(File.join(scratch, name))] }
+        expect(installed).to eq("site/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}" => "extension\n",
+                                "site/dma/libdma.#{RbConfig::CONFIG["SOEXT"]}" => "library\n")
         FileUtils.rm_rf(File.join(scratch, "site"))
       end
     end

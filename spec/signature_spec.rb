@@ -84,7 +84,7 @@ RSpec.describe "sig/dma.rbs" do
       buffer.segments if Process.uid.zero?
       pool = DMA::Pool.new(count: 1, size: 10)
       [pool.count, pool.size, pool.available, pool.checkout(&:size), pool.checkout(timeout: 0.5).free]
-      DMA.read(#{path.dump}, into: buffer)
+      [DMA.read(#{path.dump}, into: buffer), DMA.library_path]
       DMA::File.open(#{path.dump}, "r+", depth: 2) do |file|
         [file.size, file.alignment, file.memory_alignment, file.stats, file.direct?, file.closed?, file.path, file.inspect]
         [file.read_into(buffer, offset: 0), file.write_from(buffer, offset: 0, length: 3), file.fsync, file.fdatasync]

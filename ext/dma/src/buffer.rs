@@ -155,6 +155,7 @@ impl Buffer {
         let kept = {
             let mut state = self.owner.state();
             state.closed = Some(why);
+            state.region.iter().for_each(|region| region.unlist());
             if view.is_none() && !exported {
                 state.region = None;
             }

@@ -21,6 +21,8 @@ mod transfer;
 mod value_type;
 mod view;
 
+// The functions of dma.h, here too: ffi inside Ruby finds them in this library, with the memory of every DMA::Buffer.
+use dma as _;
 use magnus::{Error, Ruby};
 
 #[magnus::init]

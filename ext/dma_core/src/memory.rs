@@ -4,8 +4,10 @@ mod page_lock;
 mod pages;
 mod pool;
 mod region;
+mod registry;
 
 pub use page_lock::PageLock;
 pub use pages::{Huge, Layout, Lock, Pages, Residency};
 pub use pool::{Pool, Waiter};
 pub use region::{check_range, Region, Span};
+pub use registry::find;

@@ -1,5 +1,7 @@
 //! The system calls, each once, behind safe signatures. Nothing above this module calls `libc` or `nix` for effect.
 
+mod per_process;
+
 use std::ffi::CString;
 use std::fs;
 use std::mem::MaybeUninit;
@@ -16,6 +18,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{getrlimit, Resource, RLIM_INFINITY};
 
 use crate::error::errno;
+
+pub use per_process::PerProcess;
 
 /// The size of a huge page that `MADV_HUGEPAGE` and `MAP_HUGETLB` use on the platforms Ruby runs DMA on, in bytes.
 pub const HUGE_PAGE: usize = 2 << 20;

@@ -103,7 +103,7 @@ impl Pool {
         drop(state);
         Ok(slot.map(|slot| {
             let home = Home { slots: Arc::clone(&self.slots), slot };
-            Region::new(Arc::clone(&self.pages), slot * self.stride, self.size, Some(home))
+            Region::listed(Arc::clone(&self.pages), slot * self.stride, self.size, Some(home))
         }))
     }
 

@@ -2,11 +2,12 @@
 
 use std::cmp::Ordering;
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
 
 use super::pages::{Layout, Lock, Pages};
 use super::pool::Home;
+use super::registry;
 use crate::error::{Error, Result};
 
 /// A run of bytes inside [`Pages`], shared by [`Arc`] between its buffer and the operations in flight: the memory stays as
@@ -20,6 +21,8 @@ pub struct Region {
     len: usize,
     in_flight: AtomicUsize,
     abandoned: AtomicUsize,
+    /// Whether [`registry::find`] finds it.
+    listed: AtomicBool,
     /// Gives the region back to its pool when dropped; nothing else reads it.
     _home: Option<Home>,
 }
@@ -29,10 +32,18 @@ impl Region {
     pub fn allocate(layout: Layout, lock: Lock) -> Result<Arc<Region>> {
         let pages = Pages::allocate(layout)?;
         pages.lock(lock)?;
-        Ok(Region::new(Arc::new(pages), 0, layout.size, None))
+        Ok(Region::listed(Arc::new(pages), 0, layout.size, None))
     }
 
-    pub(super) fn new(pages: Arc<Pages>, offset: usize, len: usize, home: Option<Home>) -> Arc<Region> {
+    /// A region that [`registry::find`] finds: its memory is ours.
+    pub(super) fn listed(pages: Arc<Pages>, offset: usize, len: usize, home: Option<Home>) -> Arc<Region> {
+        let region = Region::new(pages, offset, len, home);
+        registry::enter(&region);
+        region.listed.store(true, SeqCst);
+        region
+    }
+
+    fn new(pages: Arc<Pages>, offset: usize, len: usize, home: Option<Home>) -> Arc<Region> {
         debug_assert!(offset + len <= pages.len());
         Arc::new(Region {
             pages,
@@ -40,6 +51,7 @@ impl Region {
             len,
             in_flight: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
+            listed: AtomicBool::new(false),
             _home: home,
         })
     }
@@ -87,6 +99,14 @@ impl Region {
     /// nothing is in flight. False where it did not.
     pub fn discard(&self) -> bool {
         self._home.is_none() && self.in_flight() == 0 && self.pages.discard()
+    }
+
+    /// From now on [`registry::find`] does not find it: its buffer was freed, though others may still hold the memory.
+    pub fn unlist(&self) {
+        // The child of a fork has a list of its own, in which the same address may be another region's.
+        if self.listed.swap(false, SeqCst) && self.pages.check().is_ok() {
+            registry::leave(self.address());
+        }
     }
 
     /// Operations in flight on these bytes.
@@ -168,6 +188,13 @@ impl Region {
         let ours = self.range(offset, len)?;
         // SAFETY: `ours` was checked, the caller vouches for `other`.
         Ok(unsafe { libc::memcmp(ours.cast(), other.cast(), len) }.cmp(&0))
+    }
+}
+
+impl Drop for Region {
+    /// Before the pages go, or the pool gives the address to another region.
+    fn drop(&mut self) {
+        self.unlist();
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use nix::sys::eventfd::EventFd;
 use super::Handle;
 use crate::engine::{Engine, Limits, Queue, Rejected, Stats};
 use crate::error::{Error, Result};
-use crate::sys;
+use crate::sys::{self, PerProcess};
 use crate::transfer::{Completion, Op, Path, Status};
 
 /// The most worker threads of the process that carry out what somebody waits for; more operations wait their turn. Threads
@@ -146,7 +145,6 @@ impl Job {
 /// child finds none of the parent's locks in its way, because it makes its own set.
 #[derive(Debug)]
 struct Workers {
-    generation: u32,
     state: Mutex<State>,
     work: Condvar,
 }
@@ -162,23 +160,11 @@ struct State {
 
 impl Workers {
     fn of_this_process() -> &'static Workers {
-        static CURRENT: AtomicPtr<Workers> = AtomicPtr::new(ptr::null_mut());
-        loop {
-            let current = CURRENT.load(SeqCst);
-            // SAFETY: only leaked boxes are stored, which live for ever.
-            if let Some(workers) = unsafe { current.as_ref() } {
-                if workers.generation == sys::fork_generation() {
-                    return workers;
-                }
-            }
+        static CURRENT: PerProcess<Workers> = PerProcess::new();
+        CURRENT.get(|_| {
             let state = State { jobs: VecDeque::new(), threads: 0, idle: 0, given_up: 0 };
-            let (generation, work) = (sys::fork_generation(), Condvar::new());
-            let fresh = Box::into_raw(Box::new(Workers { generation, state: Mutex::new(state), work }));
-            if CURRENT.compare_exchange(current, fresh, SeqCst, SeqCst).is_err() {
-                // SAFETY: another thread was first; this box was never shared.
-                drop(unsafe { Box::from_raw(fresh) });
-            }
-        }
+            Workers { state: Mutex::new(state), work: Condvar::new() }
+        })
     }
 
     fn add(&'static self, jobs: impl Iterator<Item = Job>) {
