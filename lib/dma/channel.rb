@@ -35,14 +35,11 @@ module DMA
     #   channel.submit([{ source: a, destination: 0 }, { source: b, destination: 512 }])   # scatter-gather, one
     #   Transfer channel.submit(ring)
     #
-    # @overload submit(source:, destination:, length: nil, fence: false, interrupt: true)
-    # @overload submit(list, fence: false, interrupt: true)
-    #   @param list [Array<Hash>] elements with `:source`, `:destination` and `:length`, carried out as one transfer
-    # @overload submit(ring, fence: false)
-    #   @param ring [Ring] its pending descriptors, which the device fetches by itself, and whose statuses it writes
-    # @param source [Buffer, Mapping, Integer] memory, or a device address
-    # @param destination [Buffer, Mapping, Integer] the same; at most one of the two is memory
-    # @param length [Integer, nil] bytes; nil: as many as the memory has
+    # @param list [Array<Hash>, Ring, nil] instead of one element: several, with the same keys, carried out as one
+    #   transfer; or the pending descriptors of a ring, which the device fetches by itself, and whose statuses it writes
+    # @option element [Buffer, Mapping, IO::Buffer, Integer] :source memory, or a device address
+    # @option element [Buffer, Mapping, IO::Buffer, Integer] :destination the same; at most one of the two is memory
+    # @option element [Integer, nil] :length bytes; nil: as many as the memory has
     # @param fence [Boolean] begin after all transfers of this channel that are outstanding now, and not at all
     #   (`:not_attempted`) if one of them fails
     # @param interrupt [Boolean] tell of the end by an interrupt; without, somebody has to look

@@ -19,7 +19,7 @@ use magnus::{
 use rb_sys::VALUE;
 
 pub use self::bytes::append;
-pub use self::sharing::Export;
+pub use self::sharing::{region_of, Export};
 use crate::error::{argument, busy, OrRaise};
 use crate::{gvl, memory_view, view};
 

@@ -33,6 +33,9 @@ const IDLE_SEATS: usize = 16;
 const STAGES: usize = 8;
 const STAGE: usize = 1 << 20;
 
+/// A transfer as the core knows it, and its Ruby object.
+type Known = (Arc<Ticket>, Opaque<Value>);
+
 #[derive(TypedData)]
 #[magnus(class = "DMA::Channel", free_immediately, mark)]
 pub struct Channel {
@@ -41,9 +44,9 @@ pub struct Channel {
     event: Event,
     /// Transfers of this object, until somebody has been told how they ended. No Ruby code runs under these locks, so that the GC
     /// can take them to mark.
-    transfers: Mutex<BTreeMap<u64, (Arc<Ticket>, Opaque<Value>)>>,
+    transfers: Mutex<BTreeMap<u64, Known>>,
     /// Those that ended and that nobody asked for yet, oldest first.
-    ended: Mutex<VecDeque<(Arc<Ticket>, Opaque<Value>)>>,
+    ended: Mutex<VecDeque<Known>>,
     /// How many transfers of the channel had ended when the last of this object was told of.
     seen: AtomicU64,
     seats: Mutex<Vec<(Arc<Seat>, Event)>>,

@@ -71,7 +71,7 @@ pub fn direct_from(ruby: &Ruby, direct: Value) -> Result<Direct, Error> {
 
 fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Error> {
     let direct = direct_from(ruby, direct)?;
-    let core = gvl::without(ruby, || CoreDevice::open(&path, direct))?.or_raise(ruby)?;
+    let core = gvl::without(ruby, move || CoreDevice::open(&path, direct))?.or_raise(ruby)?;
     Ok(Device::new(core))
 }
 

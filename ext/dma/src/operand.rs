@@ -6,9 +6,10 @@ use dma_core::memory::{Region, Span};
 use dma_core::transfer::{Access, Direction, Op};
 use magnus::{prelude::*, Error, Integer, RArray, Ruby, TryConvert, Value};
 
-use crate::buffer::{Buffer, Size};
+use crate::buffer::{region_of, Buffer, Size};
 use crate::error::{argument, OrRaise};
 use crate::mapping::Mapping;
+use crate::view;
 
 /// One side of a transfer.
 enum Operand {
@@ -38,9 +39,16 @@ fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> 
         let (region, offset, len) = mapping.memory(ruby, access)?;
         return Ok(Operand::Memory { region, offset, len, foreign: true });
     }
+    if view::is_io_buffer(ruby, value)? {
+        return match region_of(value)? {
+            Some((region, offset, len)) => Ok(Operand::Memory { region, offset, len, foreign: false }),
+            None => Err(argument(ruby, "the memory of this IO::Buffer is not ours; wrap it (DMA::Buffer.wrap)")),
+        };
+    }
     // SAFETY: the name is used before Ruby code runs again.
     let class = unsafe { value.classname() };
-    let message = format!("{class} is neither memory (DMA::Buffer, DMA::Mapping) nor a device address (Integer)");
+    let message =
+        format!("{class} is neither memory (DMA::Buffer, DMA::Mapping, IO::Buffer) nor a device address (Integer)");
     Err(Error::new(ruby.exception_type_error(), message))
 }
 

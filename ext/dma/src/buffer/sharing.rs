@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::Arc;
 
-use dma_core::memory::{Pages, Region};
+use dma_core::memory::{find, Pages, Region};
 use dma_core::{sys, Error as Core};
 use magnus::typed_data::Obj;
 use magnus::value::InnerValue;
@@ -76,6 +76,21 @@ fn native_wrap_io_buffer(ruby: &Ruby, buffer: Value, size: Option<Size>) -> Resu
     Ok(Buffer::new(region, 0, size, alignment_of(address), Source::IoBuffer(buffer.into())))
 }
 
+/// The buffer that an IO::Buffer is a view of, or part of one; nil where its memory is not ours.
+fn native_of_view(view: Value) -> Result<Option<Buffer>, Error> {
+    Ok(region_of(view)?.map(|(region, offset, len)| {
+        let align = alignment_of(region.address() + offset);
+        Buffer::over(region, offset, len, align)
+    }))
+}
+
+/// Region, offset and length of the memory of a view, where that is ours.
+pub fn region_of(view: Value) -> Result<Option<(Arc<Region>, usize, usize)>, Error> {
+    let (address, len) = view::readable(view)?;
+    let found = find(address as usize).filter(|(region, offset)| offset + len <= region.len());
+    Ok(found.map(|(region, offset)| (region, offset, len)))
+}
+
 fn alignment_of(address: usize) -> usize {
     (1 << address.trailing_zeros()).min(sys::page_size())
 }
@@ -84,6 +99,7 @@ fn alignment_of(address: usize) -> usize {
 pub fn init(class: RClass) -> Result<(), Error> {
     let singleton = class.singleton_class()?;
     singleton.define_private_method("native_wrap", function!(native_wrap, 3))?;
+    singleton.define_private_method("native_of_view", function!(native_of_view, 1))?;
     singleton.define_private_method("native_wrap_io_buffer", function!(native_wrap_io_buffer, 2))?;
     class.define_private_method("native_slice", method!(native_slice, 2))?;
     class.define_private_method("native_view", method!(native_view, 2))?;

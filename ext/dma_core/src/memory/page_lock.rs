@@ -5,14 +5,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::pages::lock_error;
 use crate::error::Result;
-use crate::sys;
+use crate::sys::{self, PerProcess};
 
-/// How many hold each locked page, by its address.
-static HELD: Mutex<Option<HashMap<usize, u32>>> = Mutex::new(None);
-
-fn held() -> MutexGuard<'static, Option<HashMap<usize, u32>>> {
+/// How many hold each locked page, by its address. The child of a fork inherits no locks.
+fn held() -> MutexGuard<'static, HashMap<usize, u32>> {
+    static HELD: PerProcess<Mutex<HashMap<usize, u32>>> = PerProcess::new();
     // Nothing that panics runs under the lock.
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    HELD.get(|_| Mutex::default()).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Keeps the pages of a range from being swapped out until it is dropped.
@@ -39,7 +38,6 @@ impl PageLock {
         // SAFETY: the caller vouches for the pages.
         unsafe { sys::mlock(first as *const u8, count * page, false) }
             .map_err(|errno| lock_error(errno, (count * page) as u64))?;
-        let held = held.get_or_insert_default();
         for index in 0..count {
             *held.entry(first + index * page).or_insert(0) += 1;
         }
@@ -49,12 +47,11 @@ impl PageLock {
 
 impl Drop for PageLock {
     fn drop(&mut self) {
-        // The child of a fork inherits no locked pages, and perhaps a table that a thread of the parent was changing.
+        // What the parent of a fork locked is not locked here.
         if self.generation != sys::fork_generation() {
             return;
         }
         let (mut held, page) = (held(), sys::page_size());
-        let Some(held) = held.as_mut() else { return };
         for index in 0..self.count {
             let address = self.first + index * page;
             let left = held.get_mut(&address).map_or(0, |holders| {
@@ -76,7 +73,7 @@ mod tests {
     use super::*;
 
     fn is_held(address: usize) -> bool {
-        held().as_ref().is_some_and(|held| held.contains_key(&address))
+        held().contains_key(&address)
     }
 
     #[test]
