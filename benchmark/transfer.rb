@@ -139,7 +139,7 @@ def rust_rates
   command = %w[cargo run --quiet --release --package dma-core --example descriptors --] + BATCHES.map(&:to_s)
   output = IO.popen(command, chdir: File.expand_path("..", __dir__), &:read)
   abort "the Rust program failed" unless $?.success?
-  output.lines.to_h { |line| line.split.map(&:to_f) }
+  output.lines.to_h { |line| line.split.map(&:to_i) }
 end
 
 def descriptors(device)
@@ -148,7 +148,7 @@ def descriptors(device)
   ruby = interleave(ways.transform_values { |way| -> { blocks.count / seconds { way.call } } })
   rust = Array.new(3) { rust_rates }
   rows = BATCHES.map do |batch|
-    rates = [ruby[batch], Support.median(rust.map { |rate| rate.fetch(batch.to_f) })]
+    rates = [ruby[batch], Support.median(rust.map { |rate| rate[batch] })]
     [batch, *rates.map { |rate| format("%.2f", rate / ruby[:copy]) }, *rates.map(&:round)]
   end
   puts "Descriptors of 64 bytes per second, calls of DMA::Buffer#copy = 1:", ""

@@ -14,9 +14,8 @@ DMA::Device.open(:sim) do |device|
   transfer = channel.submit(source: buffer, destination: 0)
   puts "waited: #{transfer.wait(timeout: 5).status}"
 
-  transfer = channel.submit(source: buffer, destination: 0, interrupt: false)
-  sleep 0.001 until transfer.done?
-  puts "polled: #{transfer.status}"
+  channel.submit(source: buffer, destination: 0, interrupt: false)
+  sleep 0.001 until channel.process_completions { |ended| puts "polled: #{ended.status}" }.positive?
 
   transfer = channel.submit(source: 0, destination: buffer)
   transfer.on_complete { |ended| puts "called back: #{ended.status}, #{ended.bytes} bytes" }

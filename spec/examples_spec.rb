@@ -101,6 +101,42 @@ RSpec.describe "The examples" do
     expect(requests).to match([be <= 25, be <= 25, be <= 4])
   end
 
+  it "send to a device and receive from it" do
+    expect(example("dma_device.rb")).to eq("1048576 bytes came back, equal\n")
+    path = scratch_file("disk", "\0" * (1 << 20))
+    expect(example("dma_device.rb", path)).to eq("1048576 bytes came back, equal\n")
+    expect(File.binread(path)).to eq(Random.new(1).bytes(1 << 20))
+  end
+
+  it "learn in four ways that a transfer has ended" do
+    expect(example("notification.rb").lines(chomp: true))
+      .to eq(["waited: complete", "polled: complete", "called back: complete, 1048576 bytes",
+              "readable: complete, 4096 bytes"])
+  end
+
+  it "show the same steps of a descriptor ring in every run" do
+    output = example("descriptor_ring.rb")
+    expect(output).to start_with("#<DMA::Ring 3/7>\ncycle 5: fetch 0x").and end_with("complete\nequal\n")
+    expect(output.scan(/^slot (\d): 4096 bytes complete$/).flatten).to eq(%w[0 1 2])
+    expect(output.scan(/^cycle \d+: status/).size).to eq(4)
+    expect(example("descriptor_ring.rb")).to eq(output)
+  end
+
+  it "go on after every fault" do
+    expect(example("faults.rb")).to eq(<<~TEXT)
+      hang: DMA::TimeoutError
+      IOMMU fault: the device wanted to write memory, and 0 bytes were moved
+      batch with a fence at 2: complete, bus_read_error, not_attempted, complete
+      and then: complete
+      3 complete, 1 timed_out, 1 not_attempted, 1 iommu_fault, 1 bus_read_error
+    TEXT
+  end
+
+  it "drive a channel through its registers" do
+    expect(example("register_driver.rb"))
+      .to eq("through the registers\nstatus 0x0804: no write at an address that is not mapped\n")
+  end
+
   it "move bytes to a device and back through ffi" do
     lines = example("dma_library.rb").lines(chomp: true)
     expect(lines[0, 3]).to eq(["to the device: complete", "from the device: complete", "the same bytes"])
