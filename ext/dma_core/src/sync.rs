@@ -1,6 +1,94 @@
-//! The atomics of protocols that loom checks: its own under `cfg(loom)`, where every interleaving is tried.
+//! What protocols that loom checks are made of: under `cfg(loom)` its own, of which every interleaving is tried.
+
+use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(loom)]
+use std::sync::atomic::Ordering::AcqRel;
+#[cfg(all(test, loom))]
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::PoisonError;
+
+use nix::errno::Errno;
+use nix::sys::eventfd::EventFd;
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::AtomicU32;
+pub(crate) use loom::{
+    sync::atomic::{AtomicBool, AtomicU32},
+    sync::{Condvar, Mutex, MutexGuard},
+    thread::yield_now,
+};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::AtomicU32;
+pub(crate) use std::{
+    sync::atomic::{AtomicBool, AtomicU32},
+    sync::{Condvar, Mutex, MutexGuard},
+    thread::yield_now,
+};
+
+use crate::sys;
+
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that panics runs under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(loom)]
+loom::lazy_static! {
+    /// Where threads sleep that wait for events.
+    static ref POLL: (Mutex<()>, Condvar) = (Mutex::new(()), Condvar::new());
+}
+
+/// An eventfd: readable from a signal until it is cleared.
+#[derive(Debug)]
+pub(crate) struct Event {
+    fd: EventFd,
+    /// loom sees no file descriptors. The kernel signals and clears one step at a time, as this is swapped.
+    #[cfg(loom)]
+    readable: AtomicBool,
+}
+
+impl Event {
+    pub(crate) fn new() -> Result<Event, Errno> {
+        Ok(Event {
+            fd: sys::eventfd()?,
+            #[cfg(loom)]
+            readable: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn signal(&self) {
+        #[cfg(not(loom))]
+        sys::signal(&self.fd);
+        #[cfg(loom)]
+        {
+            self.readable.swap(true, AcqRel);
+            drop(lock(&POLL.0));
+            POLL.1.notify_all();
+        }
+    }
+
+    pub(crate) fn clear(&self) {
+        #[cfg(not(loom))]
+        sys::clear(&self.fd);
+        #[cfg(loom)]
+        self.readable.swap(false, AcqRel);
+    }
+
+    #[cfg(all(test, loom))]
+    pub(crate) fn is_readable(&self) -> bool {
+        self.readable.load(Acquire)
+    }
+
+    /// As poll(2): waits until one of `events` is readable.
+    #[cfg(all(test, loom))]
+    pub(crate) fn wait(events: &[&Event]) {
+        let mut guard = lock(&POLL.0);
+        while !events.iter().any(|event| event.is_readable()) {
+            guard = POLL.1.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

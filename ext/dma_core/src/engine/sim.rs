@@ -9,11 +9,13 @@ mod controller;
 mod device;
 mod driver;
 mod faults;
+mod interrupt;
 mod machine;
 mod port;
 mod registers;
 mod space;
 mod trace;
+mod worker;
 
 pub use device::{Device, DeviceOptions};
 pub use faults::{Fault, Kind, Trigger};

@@ -382,7 +382,7 @@ impl Controller {
     fn interrupt(&self, lost: bool, bus: &mut Bus<'_>) {
         self.note(bus, if lost { What::LostInterrupt } else { What::Interrupt }, 0, 0);
         if !lost {
-            self.port.interrupt();
+            self.port.raise();
         }
     }
 

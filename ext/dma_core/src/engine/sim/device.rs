@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 
 use super::controller::{Bus, Controller};
 use super::driver::Driver;
+use super::interrupt::Interrupt;
 use super::machine::{Clock, Machine};
-use super::port::{lock, Common, Port};
+use super::port::{Common, Port};
 use super::registers::Window;
 use crate::engine::{Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
+use crate::sync::{lock, Mutex};
 use crate::sys;
 use crate::transfer::{Access, Status};
 
@@ -110,8 +112,9 @@ impl Device {
         });
         let mut ports = Vec::new();
         for index in 0..options.channels {
-            let event = sys::eventfd().map_err(|errno| Error::os(errno, "cannot make an interrupt of the device"))?;
-            ports.push(Arc::new(Port::new(Arc::clone(&common), index, event)));
+            let interrupt =
+                Interrupt::new().map_err(|errno| Error::os(errno, "cannot make an interrupt of the device"))?;
+            ports.push(Arc::new(Port::new(Arc::clone(&common), index, interrupt)));
         }
         machine.add(ports.iter().map(|port| Controller::new(Arc::clone(port))).collect());
         let machine = Arc::clone(machine);

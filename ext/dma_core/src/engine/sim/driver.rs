@@ -51,7 +51,7 @@ impl Driver {
             controller.reset(bus);
             controller.bank = Bank { ring_base: base, ring_size: options.ring_size, ..Bank::default() };
         });
-        port.acknowledge();
+        port.interrupt.acknowledge();
         Ok(Driver {
             port,
             ring,
@@ -161,20 +161,16 @@ impl Queue for Driver {
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
-        let before = out.len();
-        if self.port.is_signalled() {
-            self.port.acknowledge();
-        }
-        self.collect(out);
-        if out.len() == before {
-            // The signal of an interrupt that was seen before it came would wake the next waiter for nothing, again and again.
-            self.port.acknowledge();
+        let port = Arc::clone(&self.port);
+        port.interrupt.reap(|| {
+            let before = out.len();
             self.collect(out);
-        }
+            out.len() > before
+        });
     }
 
     fn event(&self) -> BorrowedFd<'_> {
-        self.port.event().as_fd()
+        self.port.interrupt.as_fd()
     }
 
     fn cancel(&mut self, tag: u32) {

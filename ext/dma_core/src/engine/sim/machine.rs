@@ -3,16 +3,14 @@
 //! With a free clock a thread carries transactions out as fast as memory is, and sleeps when there are none. With a manual clock
 //! there is no thread: whoever steps the machine, or waits for it, does the same work, so that every run is the same.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, RwLock};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use super::controller::{Bus, Controller};
 use super::faults::{Fault, Faults};
-use super::port::lock;
 use super::space::Space;
 use super::trace::Event;
+use super::worker::{Step, Worker};
 use crate::engine::ManualClock;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -21,10 +19,6 @@ use crate::sys;
 /// in between.
 const BURST_FREE: u64 = 64 << 10;
 const BURST_MANUAL: u64 = 256;
-/// How long the thread looks for work before it sleeps: about as long as waking it would take.
-const LINGER: Duration = Duration::from_micros(50);
-/// Transactions before it looks whether anybody else wants the machine.
-const TURN: usize = 256;
 
 /// Who lets time pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +43,7 @@ pub struct MachineOptions {
 /// A machine. It ends with the last of its devices and handles.
 #[derive(Debug)]
 pub struct Machine {
-    inner: Arc<Inner>,
+    worker: Arc<Worker<Core>>,
     options: MachineOptions,
     /// Memory by physical addresses is the same to all devices.
     physical: Arc<RwLock<Space>>,
@@ -57,19 +51,9 @@ pub struct Machine {
 }
 
 #[derive(Debug)]
-struct Inner {
-    core: Mutex<Core>,
-    wake: Condvar,
-    /// Something may be to do.
-    work: AtomicBool,
-    asleep: AtomicBool,
-    /// How many want the core while the thread has it.
-    wanted: AtomicU32,
-    burst: u64,
-}
-
-#[derive(Debug)]
 struct Core {
+    /// The most bytes of one transaction.
+    burst: u64,
     now: u64,
     controllers: Vec<Controller>,
     /// Who is asked first for the next transaction: round robin.
@@ -88,7 +72,8 @@ impl Machine {
     /// # Errors
     /// [`Error::Os`] where the system has no thread for it.
     pub fn new(options: MachineOptions) -> Result<Arc<Machine>> {
-        let core = Core {
+        let worker = Arc::new(Worker::new(Core {
+            burst: if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL },
             now: 0,
             controllers: Vec::new(),
             turn: 0,
@@ -97,22 +82,17 @@ impl Machine {
             trace: None,
             devices: 0,
             stopped: false,
-        };
-        let inner = Arc::new(Inner {
-            core: Mutex::new(core),
-            wake: Condvar::new(),
-            work: AtomicBool::new(false),
-            asleep: AtomicBool::new(false),
-            wanted: AtomicU32::new(0),
-            burst: if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL },
-        });
+        }));
         if options.clock == Clock::Free {
-            let inner = Arc::clone(&inner);
-            let started = thread::Builder::new().name("dma-sim".into()).spawn(move || inner.serve());
+            let worker = Arc::clone(&worker);
+            let started = thread::Builder::new().name("dma-sim".into()).spawn(move || {
+                sys::block_signals();
+                worker.serve(Core::step);
+            });
             started.map_err(|error| Error::os(crate::error::errno(&error), "cannot start the machine's thread"))?;
         }
         let physical = Arc::new(RwLock::new(Space::physical(options.seed)));
-        Ok(Arc::new(Machine { inner, options, physical, generation: sys::fork_generation() }))
+        Ok(Arc::new(Machine { worker, options, physical, generation: sys::fork_generation() }))
     }
 
     /// What it was made like.
@@ -167,10 +147,9 @@ impl Machine {
         channel: Option<u16>,
         mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
     ) {
-        let burst = self.inner.burst;
         self.with(|core| {
-            let Core { now, controllers, faults, trace, current, .. } = core;
-            let mut bus = Bus { now: *now, burst, faults, trace };
+            let Core { burst, now, controllers, faults, trace, current, .. } = core;
+            let mut bus = Bus { now: *now, burst: *burst, faults, trace };
             for (index, controller) in controllers.iter_mut().enumerate() {
                 let port = &controller.port;
                 if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
@@ -183,20 +162,12 @@ impl Machine {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
-        self.inner.wanted.fetch_add(1, SeqCst);
-        let mut core = lock(&self.inner.core);
-        self.inner.wanted.fetch_sub(1, SeqCst);
-        work(&mut core)
+        self.worker.with(work)
     }
 
     /// Somebody rang a doorbell.
     pub(super) fn wake(&self) {
-        self.inner.work.store(true, SeqCst);
-        if self.inner.asleep.load(SeqCst) {
-            // Under the lock, so that it either sees the flag or hears this.
-            let _core = lock(&self.inner.core);
-            self.inner.wake.notify_one();
-        }
+        self.worker.tell();
     }
 
     /// Makes something go wrong.
@@ -244,8 +215,7 @@ impl ManualClock for Machine {
     }
 
     fn step_until(&self, until: Option<u64>) -> bool {
-        let burst = self.inner.burst;
-        self.with(|core| core.transact(burst, until))
+        self.with(|core| core.transact(until))
     }
 }
 
@@ -261,9 +231,20 @@ impl Drop for Machine {
 }
 
 impl Core {
+    /// One step of the machine's thread.
+    fn step(&mut self) -> Step {
+        if self.stopped {
+            Step::Stop
+        } else if self.transact(None) {
+            Step::Done
+        } else {
+            Step::Nothing
+        }
+    }
+
     /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
-    fn transact(&mut self, burst: u64, until: Option<u64>) -> bool {
-        let Some((index, end)) = self.current.take().or_else(|| self.arbitrate(burst)) else {
+    fn transact(&mut self, until: Option<u64>) -> bool {
+        let Some((index, end)) = self.current.take().or_else(|| self.arbitrate()) else {
             self.now = until.unwrap_or(self.now).max(self.now);
             return false;
         };
@@ -273,65 +254,18 @@ impl Core {
             return false;
         }
         self.now = end;
-        let mut bus = Bus { now: end, burst, faults: &mut self.faults, trace: &mut self.trace };
+        let mut bus = Bus { now: end, burst: self.burst, faults: &mut self.faults, trace: &mut self.trace };
         self.controllers[index].transact(&mut bus);
         true
     }
 
     /// Who has the bus next, and until when.
-    fn arbitrate(&mut self, burst: u64) -> Option<(usize, u64)> {
+    fn arbitrate(&mut self) -> Option<(usize, u64)> {
         let count = self.controllers.len();
         let next = (0..count).map(|step| (self.turn + step) % count);
         let (index, cost) =
-            next.into_iter().find_map(|index| Some((index, self.controllers[index].next_cost(burst)?)))?;
+            next.into_iter().find_map(|index| Some((index, self.controllers[index].next_cost(self.burst)?)))?;
         self.turn = (index + 1) % count;
         Some((index, self.now + cost))
-    }
-}
-
-impl Inner {
-    /// The machine's thread.
-    fn serve(&self) {
-        sys::block_signals();
-        let mut core = lock(&self.core);
-        loop {
-            self.work.store(false, SeqCst);
-            let mut busy = true;
-            for _ in 0..TURN {
-                if core.stopped {
-                    return;
-                }
-                busy = core.transact(self.burst, None);
-                if !busy || self.wanted.load(SeqCst) > 0 {
-                    break;
-                }
-            }
-            if busy {
-                if self.wanted.load(SeqCst) > 0 {
-                    drop(core);
-                    self.let_others();
-                    core = lock(&self.core);
-                }
-                continue;
-            }
-            drop(core);
-            let idle = Instant::now();
-            while !self.work.load(SeqCst) && idle.elapsed() < LINGER {
-                std::hint::spin_loop();
-            }
-            core = lock(&self.core);
-            self.asleep.store(true, SeqCst);
-            while !self.work.load(SeqCst) {
-                core = self.wake.wait(core).unwrap_or_else(PoisonError::into_inner);
-            }
-            self.asleep.store(false, SeqCst);
-        }
-    }
-
-    /// Waits until whoever wants the core has it: a lock that is free for a moment goes to the thread that runs.
-    fn let_others(&self) {
-        while self.wanted.load(SeqCst) > 0 {
-            thread::yield_now();
-        }
     }
 }

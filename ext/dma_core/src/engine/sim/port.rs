@@ -1,16 +1,15 @@
 //! Where software and a channel of a simulated device meet: doorbell, interrupt, fault records, counters.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, RwLock};
 
-use nix::sys::eventfd::EventFd;
-
+use super::interrupt::Interrupt;
 use super::space::Space;
 use super::DeviceOptions;
 use crate::memory::Region;
 use crate::ring::Doorbell;
-use crate::sys;
+use crate::sync::{lock, Mutex};
 use crate::transfer::Status;
 
 /// The most fault records of the IOMMU that a device keeps, newest last.
@@ -57,9 +56,7 @@ pub(super) struct Port {
     pub common: Arc<Common>,
     pub index: u16,
     pub doorbell: Doorbell,
-    event: EventFd,
-    /// The event was signalled, and nobody has looked since.
-    signalled: AtomicBool,
+    pub interrupt: Interrupt,
     /// A driver has the channel.
     pub taken: AtomicBool,
     records: Mutex<VecDeque<Record>>,
@@ -68,13 +65,12 @@ pub(super) struct Port {
 }
 
 impl Port {
-    pub(super) fn new(common: Arc<Common>, index: u16, event: EventFd) -> Port {
+    pub(super) fn new(common: Arc<Common>, index: u16, interrupt: Interrupt) -> Port {
         Port {
             common,
             index,
             doorbell: Doorbell::new(),
-            event,
-            signalled: AtomicBool::new(false),
+            interrupt,
             taken: AtomicBool::new(false),
             records: Mutex::new(VecDeque::new()),
             descriptors: AtomicU64::new(0),
@@ -82,28 +78,10 @@ impl Port {
         }
     }
 
-    pub(super) fn event(&self) -> &EventFd {
-        &self.event
-    }
-
-    /// The channel's interrupt. One that nobody has looked at yet stands for all that follow.
-    pub(super) fn interrupt(&self) {
+    /// Raises the channel's interrupt.
+    pub(super) fn raise(&self) {
         self.interrupts.fetch_add(1, Relaxed);
-        if !self.signalled.swap(true, SeqCst) {
-            sys::signal(&self.event);
-        }
-    }
-
-    /// Whether an interrupt came since the last [`Port::acknowledge`].
-    pub(super) fn is_signalled(&self) -> bool {
-        self.signalled.load(SeqCst)
-    }
-
-    /// Makes the event unreadable. What was completed before is to be looked for after this, in memory: an interrupt for it may
-    /// not come any more.
-    pub(super) fn acknowledge(&self) {
-        sys::clear(&self.event);
-        self.signalled.store(false, SeqCst);
+        self.interrupt.raise();
     }
 
     /// Says why the transfer in a slot failed, before its status can be seen.
@@ -121,9 +99,4 @@ impl Port {
     pub(super) fn forget_records(&self) {
         lock(&self.records).clear();
     }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing that panics runs under these locks.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
