@@ -4,6 +4,7 @@
 mod plan;
 mod request;
 mod shared;
+mod table;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -20,7 +21,8 @@ use crate::transfer::{Completion, Op, Status};
 
 use request::{InFlight, State};
 pub use request::{Outcome, Request};
-pub use shared::{Role, Seat, Shared, Ticket, Waiter};
+pub use shared::{Shared, Waiter};
+pub use table::{Role, Seat, Ticket};
 
 /// How requests ended, in running totals: every one that was submitted is in `ended` once, or outstanding.
 #[derive(Debug, Default)]

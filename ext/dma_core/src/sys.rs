@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::poll::{poll, PollFd, PollFlags, PollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{getrlimit, Resource, RLIM_INFINITY};
 
@@ -292,6 +293,15 @@ pub fn signal(event: &EventFd) {
 pub fn clear(event: &EventFd) {
     // EAGAIN: nothing was signalled, which is what the caller wants.
     let _ = event.read();
+}
+
+/// A descriptor that is readable while one of the two is: an epoll(7).
+pub fn either(a: BorrowedFd<'_>, b: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+    for fd in [a, b] {
+        epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
+    }
+    Ok(epoll.0)
 }
 
 /// Waits until `fd` is readable; false after `timeout`.

@@ -1,21 +1,16 @@
 //! A channel of many users: each submits and waits for its own, whoever waits first reaps for all.
-//!
-//! Only one waiter at a time may wait for the channel's event, because some Fiber schedulers refuse a second fiber on one IO
-//! object. It is the one on the first seat; the others wait for the event of their own seat, which is signalled when their
-//! transfer has ended, or when the first seat has become theirs.
 
-use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nix::sys::eventfd::EventFd;
-
+use super::table::{Role, Seat, Table, Ticket};
 use super::{Channel, Counters, Outcome, Request};
 use crate::engine::{Engine, ManualClock};
 use crate::error::{Error, Result};
+use crate::sync::{lock, Mutex, MutexGuard};
 use crate::sys;
 use crate::transfer::Status;
 
@@ -25,69 +20,6 @@ const SPIN: Duration = Duration::from_micros(20);
 const SILENCE: Duration = Duration::from_secs(1);
 /// The same where transfers are under way that raise none.
 const POLL: Duration = Duration::from_millis(1);
-
-/// One request of a shared channel, for whoever wants to know how it ended.
-#[derive(Debug)]
-pub struct Ticket {
-    id: u64,
-    len: usize,
-    outcome: OnceLock<Outcome>,
-}
-
-impl Ticket {
-    /// The number of the request in its channel.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// Bytes that were asked for.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether nothing was asked for.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// How it ended, once it has.
-    pub fn outcome(&self) -> Option<Outcome> {
-        self.outcome.get().copied()
-    }
-
-    /// How it ended, or [`Status::Pending`].
-    pub fn status(&self) -> Status {
-        self.outcome.get().map_or(Status::Pending, |outcome| outcome.status)
-    }
-}
-
-/// A place to wait on.
-#[derive(Debug)]
-pub struct Seat {
-    event: EventFd,
-}
-
-impl Seat {
-    /// A seat that nobody sits on.
-    pub fn new() -> Result<Arc<Seat>> {
-        let event = sys::eventfd().map_err(|errno| Error::os(errno, "cannot make an event to wait for"))?;
-        Ok(Arc::new(Seat { event }))
-    }
-
-    /// Readable when it is worth looking again.
-    pub fn event(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
-}
-
-/// What somebody who waits has to wait for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
-    /// The channel's event, on behalf of all.
-    Lead,
-    /// The seat's event.
-    Follow,
-}
 
 /// How a caller waits: without the GVL, through a Fiber scheduler, or as a plain thread.
 pub trait Waiter {
@@ -105,7 +37,7 @@ pub trait Waiter {
 #[derive(Debug)]
 pub struct Shared {
     index: u16,
-    /// The channel's event, which stays open when the channel is closed under a waiter.
+    /// The channel's event and the table's, in one. It stays open when the channel is closed under a waiter.
     event: OwnedFd,
     engine: Arc<dyn Engine>,
     counters: Arc<Counters>,
@@ -118,28 +50,18 @@ pub struct Shared {
 struct State {
     /// `None` once closed.
     channel: Option<Channel>,
-    tickets: HashMap<u64, Arc<Ticket>>,
-    seats: Vec<(Arc<Seat>, Arc<Ticket>)>,
-    /// How many tickets have got their outcome.
-    told: u64,
+    table: Table,
 }
 
 impl Shared {
     /// Shares `channel`, which is number `index` of its device.
     pub fn new(channel: Channel, index: u16) -> Result<Shared> {
-        let event = channel.event().try_clone_to_owned();
-        let event = event.map_err(|error| Error::os(crate::error::errno(&error), "cannot duplicate an event"))?;
+        let table = Table::new()?;
+        let event = sys::either(channel.event(), table.nudge().as_fd());
+        let event = event.map_err(|errno| Error::os(errno, "cannot join two events"))?;
         let (engine, counters, capacity) = (Arc::clone(channel.engine()), channel.counters(), channel.room());
-        let state = State { channel: Some(channel), tickets: HashMap::new(), seats: Vec::new(), told: 0 };
-        Ok(Shared {
-            index,
-            event,
-            engine,
-            counters,
-            capacity,
-            state: Mutex::new(state),
-            generation: sys::fork_generation(),
-        })
+        let state = Mutex::new(State { channel: Some(channel), table });
+        Ok(Shared { index, event, engine, counters, capacity, state, generation: sys::fork_generation() })
     }
 
     /// Its number in the device.
@@ -170,8 +92,7 @@ impl Shared {
         }
         let channel = state.channel()?;
         let id = channel.enqueue(request)?;
-        let ticket = Arc::new(Ticket { id, len, outcome: OnceLock::new() });
-        state.tickets.insert(id, Arc::clone(&ticket));
+        let ticket = state.table.add(id, len);
         if kick {
             state.channel()?.kick();
             state.progress()?;
@@ -197,7 +118,7 @@ impl Shared {
     pub fn cancel(&self, ticket: &Ticket, why: Status) {
         if let Ok(mut state) = self.lock() {
             if let Some(channel) = &mut state.channel {
-                channel.cancel(ticket.id, why);
+                channel.cancel(ticket.id(), why);
                 let _ = state.progress();
             }
         }
@@ -207,12 +128,12 @@ impl Shared {
     pub fn pending(&self) -> Result<Vec<Arc<Ticket>>> {
         let state = self.lock()?;
         let ids = state.channel.iter().flat_map(Channel::pending);
-        Ok(ids.filter_map(|id| state.tickets.get(&id).cloned()).collect())
+        Ok(ids.filter_map(|id| state.table.get(id)).collect())
     }
 
     /// How many transfers have ended: where that is as before, none needs to be looked at.
     pub fn told(&self) -> u64 {
-        self.lock().map_or(0, |state| state.told)
+        self.lock().map_or(0, |state| state.table.told())
     }
 
     /// How many elements it holds.
@@ -283,17 +204,15 @@ impl Shared {
     /// Reaps, and says what to wait for.
     fn look(&self, seat: &Arc<Seat>, silent: bool) -> Result<Role> {
         let mut state = self.lock()?;
-        // Cleared where the state is seen: a signal that comes later tells of a later state.
-        sys::clear(&seat.event);
-        let before = state.tickets.len();
+        let role = state.table.look(seat);
+        let before = state.table.pending();
         if state.channel.is_some() {
             state.progress()?;
         }
         if silent {
-            self.counters.lost_interrupts.fetch_add((before - state.tickets.len()) as u64, Relaxed);
+            self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
         }
-        let first = state.seats.first().is_some_and(|(other, _)| Arc::ptr_eq(other, seat));
-        Ok(if first { Role::Lead } else { Role::Follow })
+        Ok(role)
     }
 
     /// Runs a machine with a manual clock until the transfer ends.
@@ -342,13 +261,7 @@ impl Shared {
         let _ = state.progress();
         // The rest is the channel's own thread's to wait for.
         drop(state.channel.take());
-        let left: Vec<_> = state.tickets.keys().copied().collect();
-        for id in left {
-            let outcome = Outcome { id, bytes: 0, status: Status::Aborted };
-            self.counters.count(&outcome);
-            state.end(outcome);
-        }
-        state.wake();
+        state.table.abort(&self.counters);
     }
 
     /// Aborts what is in flight and waits up to `grace` for it; true when the channel is idle.
@@ -369,16 +282,13 @@ impl Shared {
     }
 
     fn sit(&self, seat: &Arc<Seat>, ticket: &Arc<Ticket>) -> Result<()> {
-        self.lock()?.seats.push((Arc::clone(seat), Arc::clone(ticket)));
+        self.lock()?.table.sit(seat, ticket);
         Ok(())
     }
 
-    /// Whoever sits behind may be the first now.
     fn rise(&self, seat: &Arc<Seat>) {
-        let Ok(mut state) = self.lock() else { return };
-        state.seats.retain(|(other, _)| !Arc::ptr_eq(other, seat));
-        if let Some((first, _)) = state.seats.first() {
-            sys::signal(&first.event);
+        if let Ok(mut state) = self.lock() {
+            state.table.rise(seat);
         }
     }
 
@@ -387,7 +297,7 @@ impl Shared {
         if self.generation != sys::fork_generation() {
             return Err(Error::Closed("this device belongs to the parent process; open it anew after fork".into()));
         }
-        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        Ok(lock(&self.state))
     }
 }
 
@@ -398,27 +308,8 @@ impl State {
 
     fn progress(&mut self) -> Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
-        let ended = channel.progress()?;
-        if !ended.is_empty() {
-            ended.into_iter().for_each(|outcome| self.end(outcome));
-            self.wake();
-        }
+        self.table.end(channel.progress()?);
         Ok(())
-    }
-
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(ticket) = self.tickets.remove(&outcome.id) {
-            let _ = ticket.outcome.set(outcome);
-            self.told += 1;
-        }
-    }
-
-    fn wake(&self) {
-        for (seat, ticket) in &self.seats {
-            if ticket.outcome.get().is_some() {
-                sys::signal(&seat.event);
-            }
-        }
     }
 }
 
@@ -451,7 +342,7 @@ impl Shared {
 
     /// The error of a wait that `timeout` ended.
     pub fn timed_out(&self, ticket: &Ticket, timeout: Option<Duration>) -> Error {
-        let (id, len, index) = (ticket.id, ticket.len, self.index);
+        let (id, len, index) = (ticket.id(), ticket.len(), self.index);
         Error::TimedOut(match timeout {
             Some(timeout) => format!(
                 "transfer {id} of {len} bytes on channel {index} took longer than {} s and was given up; wait longer, or look at \
@@ -484,8 +375,11 @@ impl Waiter for PlainWaiter<'_> {
     }
 }
 
-/// Spinning on the only processor would keep the engine from it.
+/// Spinning on the only processor would keep the engine from it; loom knows no time to spin for.
 fn can_spin() -> bool {
     static SEVERAL: OnceLock<bool> = OnceLock::new();
-    *SEVERAL.get_or_init(|| thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+    *SEVERAL.get_or_init(|| cfg!(not(loom)) && thread::available_parallelism().is_ok_and(|count| count.get() > 1))
 }
+
+#[cfg(all(test, loom))]
+mod loom;

@@ -1,0 +1,183 @@
+//! Who waits for what on a shared channel: a ticket for each request, a seat for each waiter.
+//!
+//! Only one waiter at a time waits for the channel's event: the one on the first seat, who reaps for all. The others wait for the
+//! event of their own seat, which is signalled when their transfer has ended, or when the first seat has become theirs.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, OnceLock};
+
+use super::{Counters, Outcome};
+use crate::error::{Error, Result};
+use crate::sync::Event;
+use crate::transfer::Status;
+
+/// One request of a shared channel, for whoever wants to know how it ended.
+#[derive(Debug)]
+pub struct Ticket {
+    id: u64,
+    len: usize,
+    outcome: OnceLock<Outcome>,
+}
+
+impl Ticket {
+    /// The number of the request in its channel.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Bytes that were asked for.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing was asked for.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// How it ended, once it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.outcome.get().copied()
+    }
+
+    /// How it ended, or [`Status::Pending`].
+    pub fn status(&self) -> Status {
+        self.outcome.get().map_or(Status::Pending, |outcome| outcome.status)
+    }
+}
+
+/// A place to wait on.
+#[derive(Debug)]
+pub struct Seat {
+    pub(super) signal: Event,
+}
+
+impl Seat {
+    /// A seat that nobody sits on.
+    pub fn new() -> Result<Arc<Seat>> {
+        Ok(Arc::new(Seat { signal: event()? }))
+    }
+
+    /// Readable when it is worth looking again.
+    pub fn event(&self) -> BorrowedFd<'_> {
+        self.signal.as_fd()
+    }
+}
+
+/// What somebody who waits has to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// The channel's event, on behalf of all.
+    Lead,
+    /// The seat's event.
+    Follow,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct Table {
+    tickets: HashMap<u64, Arc<Ticket>>,
+    seats: Vec<(Arc<Seat>, Arc<Ticket>)>,
+    /// For whoever leads, part of what it waits for: somebody else has reaped its completion, and the channel's own signal with
+    /// it.
+    nudge: Arc<Event>,
+    /// How many tickets have got their outcome.
+    told: u64,
+}
+
+impl Table {
+    pub(super) fn new() -> Result<Table> {
+        Ok(Table { tickets: HashMap::new(), seats: Vec::new(), nudge: Arc::new(event()?), told: 0 })
+    }
+
+    pub(super) fn nudge(&self) -> &Arc<Event> {
+        &self.nudge
+    }
+
+    /// A ticket for a request that was taken.
+    pub(super) fn add(&mut self, id: u64, len: usize) -> Arc<Ticket> {
+        let ticket = Arc::new(Ticket { id, len, outcome: OnceLock::new() });
+        self.tickets.insert(id, Arc::clone(&ticket));
+        ticket
+    }
+
+    /// The ticket of a request that has not ended.
+    pub(super) fn get(&self, id: u64) -> Option<Arc<Ticket>> {
+        self.tickets.get(&id).cloned()
+    }
+
+    /// How many tickets have got their outcome.
+    pub(super) fn told(&self) -> u64 {
+        self.told
+    }
+
+    /// How many have not ended.
+    pub(super) fn pending(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Tells how requests ended.
+    pub(super) fn end(&mut self, outcomes: impl IntoIterator<Item = Outcome>) {
+        let before = self.tickets.len();
+        for outcome in outcomes {
+            if let Some(ticket) = self.tickets.remove(&outcome.id) {
+                let _ = ticket.outcome.set(outcome);
+                self.told += 1;
+            }
+        }
+        if self.tickets.len() < before {
+            self.wake();
+        }
+    }
+
+    /// Ends what is left: there is no channel any more.
+    pub(super) fn abort(&mut self, counters: &Counters) {
+        let outcome = |id: &u64| Outcome { id: *id, bytes: 0, status: Status::Aborted };
+        let left: Vec<_> = self.tickets.keys().map(outcome).collect();
+        left.iter().for_each(|outcome| counters.count(outcome));
+        self.end(left);
+    }
+
+    fn wake(&self) {
+        for (place, (seat, ticket)) in self.seats.iter().enumerate() {
+            if ticket.outcome.get().is_some() {
+                // Who has come to the first seat and does not know yet was signalled for that.
+                if place == 0 { &self.nudge } else { &seat.signal }.signal();
+            }
+        }
+    }
+
+    pub(super) fn sit(&mut self, seat: &Arc<Seat>, ticket: &Arc<Ticket>) {
+        self.seats.push((Arc::clone(seat), Arc::clone(ticket)));
+    }
+
+    /// What to wait for on `seat`. Signals up to now are taken: one that comes later tells of a later state.
+    pub(super) fn look(&self, seat: &Arc<Seat>) -> Role {
+        seat.signal.clear();
+        if self.is_first(seat) {
+            self.nudge.clear();
+            return Role::Lead;
+        }
+        Role::Follow
+    }
+
+    /// Whoever sits behind may be the first now.
+    pub(super) fn rise(&mut self, seat: &Arc<Seat>) {
+        if self.is_first(seat) {
+            self.nudge.clear();
+        }
+        self.seats.retain(|(other, _)| !Arc::ptr_eq(other, seat));
+        if let Some((first, _)) = self.seats.first() {
+            first.signal.signal();
+        }
+    }
+
+    fn is_first(&self, seat: &Arc<Seat>) -> bool {
+        self.seats.first().is_some_and(|(first, _)| Arc::ptr_eq(first, seat))
+    }
+}
+
+fn event() -> Result<Event> {
+    Event::new().map_err(|errno| Error::os(errno, "cannot make an event to wait for"))
+}
