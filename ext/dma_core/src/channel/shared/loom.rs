@@ -199,6 +199,21 @@ fn two_waiters_of_which_one_leads_both_hear_of_their_own() {
 }
 
 #[test]
+fn one_whose_transfer_ends_first_hears_of_it_though_another_leads() {
+    check(|| {
+        let model = Model::new();
+        let (first, second) = (model.submit(), model.submit());
+        let device = model.device.start(1);
+        let other = model.waiting(&first, None);
+        assert_eq!(model.wait(&second, None), Some(Status::Complete));
+        device.join().unwrap();
+        model.device.start(1).join().unwrap();
+        assert_eq!(other.join().unwrap(), Some(Status::Complete));
+        model.check(&[&first, &second]);
+    });
+}
+
+#[test]
 fn one_who_leaves_early_leaves_nobody_behind_who_waits_for_ever() {
     for patience in 0..3 {
         check(move || {

@@ -68,7 +68,7 @@ mod loom {
     fn no_completion_is_slept_over_and_none_wakes_twice() {
         const COUNT: u32 = 2;
         let mut model = ::loom::model::Builder::new();
-        // All interleavings take a minute, and say the same.
+        // All interleavings take half a minute.
         model.preemption_bound = Some(4);
         model.check(|| {
             // Stands in for the statuses in a ring, with their orderings.

@@ -1,5 +1,6 @@
 //! The machine seen from a channel: bytes, faults, aborts, the clock.
 
+use std::thread;
 use std::time::Duration;
 
 use super::*;
@@ -54,4 +55,35 @@ fn bytes_go_there_and_back_on_every_machine() {
             assert_eq!(out.in_flight(), 0);
         }
     }
+}
+
+#[test]
+fn many_threads_submit_wait_cancel_and_give_up_on_one_channel() {
+    const THREADS: u64 = 4;
+    const ROUNDS: u64 = 40;
+    let (_device, channel) = open(&machine(Clock::Free, true));
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let channel = &channel;
+            scope.spawn(move || {
+                let memory = region(4096, thread as u8 + 1);
+                for round in 0..ROUNDS {
+                    let ticket = channel.submit(request(Direction::ToDevice, thread * 4096, &memory), true).unwrap();
+                    let timeout = if round % 4 == thread { Duration::from_micros(round) } else { GRACE };
+                    if round % 8 == thread {
+                        channel.cancel(&ticket, Status::Aborted);
+                    }
+                    match channel.wait_plain(&ticket, Some(timeout), GRACE) {
+                        Ok(outcome) => assert!(matches!(outcome.status, Status::Complete | Status::Aborted)),
+                        Err(error) => assert!(timeout < GRACE, "{error}"),
+                    }
+                }
+                let back = region(4096, 0);
+                let ticket = channel.submit(request(Direction::FromDevice, thread * 4096, &back), true).unwrap();
+                assert_eq!(channel.wait_plain(&ticket, Some(GRACE), GRACE).unwrap().status, Status::Complete);
+                assert_eq!(bytes(&back), bytes(&memory));
+            });
+        }
+    });
+    assert!(channel.pending().unwrap().is_empty());
 }
