@@ -218,20 +218,40 @@ impl Channel {
         }))
     }
 
-    /// Reaps completions, pushes what fits, and returns requests that ended, in the order they were submitted or not.
+    /// Reaps completions, pushes what fits, and returns requests that ended, in the order they were submitted or not. Where there
+    /// are none, the event is readable only once there is something new.
     ///
     /// # Errors
     /// [`Error::Closed`] in the child of a fork, which has the parent's event, and would take its completions' signals.
     pub fn progress(&mut self) -> Result<Vec<Outcome>> {
         self.check_process()?;
         let mut ended = std::mem::take(&mut self.untold);
+        if !self.reap(&mut ended) {
+            if let Some(queue) = &mut self.queue {
+                queue.acknowledge();
+            }
+            self.reap(&mut ended);
+        }
+        self.push_all(&mut ended);
+        Ok(ended)
+    }
+
+    /// The same for whoever will not wait before the next call: the event is left as it is, which costs no system call.
+    pub fn spin(&mut self) -> Result<Vec<Outcome>> {
+        self.check_process()?;
+        let mut ended = std::mem::take(&mut self.untold);
         self.reap(&mut ended);
+        self.push_all(&mut ended);
+        Ok(ended)
+    }
+
+    fn push_all(&mut self, ended: &mut Vec<Outcome>) {
         loop {
             let before = ended.len();
-            self.push(&mut ended);
+            self.push(ended);
             // What ended without being pushed may let others begin.
             if ended.len() == before {
-                return Ok(ended);
+                return;
             }
         }
     }
@@ -410,10 +430,12 @@ impl Channel {
         true
     }
 
-    fn reap(&mut self, ended: &mut Vec<Outcome>) {
-        let Some(queue) = &mut self.queue else { return };
+    /// Takes completions in; false where there were none.
+    fn reap(&mut self, ended: &mut Vec<Outcome>) -> bool {
+        let Some(queue) = &mut self.queue else { return false };
         let mut completions = std::mem::take(&mut self.completions);
         queue.reap(&mut completions);
+        let any = !completions.is_empty();
         for completion in completions.drain(..) {
             let Some(flight) = self.slots[completion.tag as usize].take() else { continue };
             self.free.push(completion.tag);
@@ -430,6 +452,7 @@ impl Channel {
             }
         }
         self.completions = completions;
+        any
     }
 }
 
@@ -465,6 +488,7 @@ impl Drop for Channel {
             sys::block_signals();
             let mut completions = Vec::new();
             while left > 0 {
+                queue.acknowledge();
                 queue.reap(&mut completions);
                 left -= completions.drain(..).count();
                 if left > 0 {

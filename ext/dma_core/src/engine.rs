@@ -162,10 +162,13 @@ pub trait Queue: Send + Debug {
     fn push(&mut self, tag: u32, op: Op, interrupt: bool) -> Result<(), Rejected>;
     /// The doorbell: whatever was pushed begins.
     fn kick(&mut self);
-    /// Moves completions to `out`; none is a valid number.
+    /// Moves completions to `out`; none is a valid number. The event may stay readable.
     fn reap(&mut self, out: &mut Vec<Completion>);
-    /// Readable while a completion with an interrupt waits to be reaped.
+    /// Readable when there may be a completion with an interrupt to reap.
     fn event(&self) -> BorrowedFd<'_>;
+    /// Makes the event unreadable. Whoever is going to wait for it reaps once more after this: an interrupt for what was
+    /// completed before may not come any more.
+    fn acknowledge(&mut self);
     /// Asks that an operation be given up. It still completes, as [`crate::transfer::Status::Aborted`] or as it ends otherwise.
     fn cancel(&mut self, tag: u32);
 }

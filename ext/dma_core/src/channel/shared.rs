@@ -88,14 +88,14 @@ impl Shared {
         let count = request.elements.len();
         let mut state = self.lock()?;
         if state.channel()?.room() < count {
-            state.progress()?;
+            state.spin()?;
         }
         let channel = state.channel()?;
         let id = channel.enqueue(request)?;
         let ticket = state.table.add(id, len);
         if kick {
             state.channel()?.kick();
-            state.progress()?;
+            state.spin()?;
         }
         Ok(ticket)
     }
@@ -104,14 +104,20 @@ impl Shared {
     pub fn kick(&self) -> Result<()> {
         let mut state = self.lock()?;
         state.channel()?.kick();
-        state.progress()
+        state.spin()
     }
 
-    /// Reaps completions and pushes what fits.
+    /// Reaps all completions there are, and pushes what fits. The event is readable only once there is something new.
     pub fn progress(&self) -> Result<()> {
         let mut state = self.lock()?;
         state.channel()?;
-        state.progress()
+        loop {
+            let told = state.table.told();
+            state.progress()?;
+            if state.table.told() == told {
+                return Ok(());
+            }
+        }
     }
 
     /// Asks that a transfer be given up; it ends as `why` if that comes in time.
@@ -163,7 +169,7 @@ impl Shared {
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
         let spin = if can_spin() { SPIN } else { Duration::ZERO };
         while ticket.outcome().is_none() && started.elapsed() < spin {
-            self.progress().map_err(|error| waiter.error(error))?;
+            self.lock().and_then(|mut state| state.spin()).map_err(|error| waiter.error(error))?;
             std::hint::spin_loop();
         }
         if ticket.outcome().is_none() {
@@ -226,7 +232,7 @@ impl Shared {
         let nanos = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
         let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
         loop {
-            self.progress().map_err(|error| waiter.error(error))?;
+            self.lock().and_then(|mut state| state.spin()).map_err(|error| waiter.error(error))?;
             waiter.reaped()?;
             if ticket.outcome().is_some() || !clock.step_until(until) {
                 self.progress().map_err(|error| waiter.error(error))?;
@@ -309,6 +315,13 @@ impl State {
     fn progress(&mut self) -> Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         self.table.end(channel.progress()?);
+        Ok(())
+    }
+
+    /// As [`State::progress`], for whoever does not wait next.
+    fn spin(&mut self) -> Result<()> {
+        let Some(channel) = &mut self.channel else { return Ok(()) };
+        self.table.end(channel.spin()?);
         Ok(())
     }
 }

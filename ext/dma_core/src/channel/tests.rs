@@ -118,6 +118,8 @@ impl Queue for FakeQueue {
         self.event.as_fd()
     }
 
+    fn acknowledge(&mut self) {}
+
     fn cancel(&mut self, tag: u32) {
         self.cancelled.push(tag);
     }

@@ -82,8 +82,11 @@ impl Queue for Handle {
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
-        self.0.event.clear();
         out.append(&mut lock(&self.0.line).done);
+    }
+
+    fn acknowledge(&mut self) {
+        self.0.event.clear();
     }
 
     fn event(&self) -> BorrowedFd<'_> {

@@ -106,6 +106,9 @@ impl Queue for ThreadQueue {
         self.done.event.as_fd()
     }
 
+    /// Reaping takes all there is, and the signal with it.
+    fn acknowledge(&mut self) {}
+
     fn cancel(&mut self, tag: u32) {
         let Some(cancelled) = &self.in_flight[tag as usize] else { return };
         if !cancelled.swap(true, SeqCst) {

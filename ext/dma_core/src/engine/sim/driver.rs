@@ -161,31 +161,6 @@ impl Queue for Driver {
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
-        let port = Arc::clone(&self.port);
-        port.interrupt.reap(|| {
-            let before = out.len();
-            self.collect(out);
-            out.len() > before
-        });
-    }
-
-    fn event(&self) -> BorrowedFd<'_> {
-        self.port.interrupt.as_fd()
-    }
-
-    fn cancel(&mut self, tag: u32) {
-        let Some(slot) = self.slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.tag == tag)) else {
-            return;
-        };
-        // Either the device finds the flag when it fetches the descriptor, or it has it in hand already.
-        self.ring.cancel(slot as u32);
-        self.device.with_controller(self.port.index, |controller, bus| controller.abort(Some(slot as u32), bus));
-        self.device.machine().wake();
-    }
-}
-
-impl Driver {
-    fn collect(&mut self, out: &mut Vec<Completion>) {
         while let Some((index, descriptor)) = self.ring.pop() {
             let Some(slot) = self.slots[index as usize].take() else { continue };
             let status = Status::from_code(descriptor.status);
@@ -200,6 +175,24 @@ impl Driver {
             self.device.stats().count(Path::Direct, bytes);
             out.push(Completion { tag: slot.tag, status, bytes, eof: false, path: Path::Direct });
         }
+    }
+
+    fn event(&self) -> BorrowedFd<'_> {
+        self.port.interrupt.as_fd()
+    }
+
+    fn acknowledge(&mut self) {
+        self.port.interrupt.acknowledge();
+    }
+
+    fn cancel(&mut self, tag: u32) {
+        let Some(slot) = self.slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.tag == tag)) else {
+            return;
+        };
+        // Either the device finds the flag when it fetches the descriptor, or it has it in hand already.
+        self.ring.cancel(slot as u32);
+        self.device.with_controller(self.port.index, |controller, bus| controller.abort(Some(slot as u32), bus));
+        self.device.machine().wake();
     }
 }
 
