@@ -211,6 +211,7 @@ impl Engine for Device {
             size: memory,
             ordered: true,
             copies: true,
+            max_copy: u64::from(u32::MAX),
             flushes: false,
         }
     }

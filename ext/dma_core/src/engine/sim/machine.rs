@@ -174,9 +174,12 @@ impl Machine {
             for (index, controller) in controllers.iter_mut().enumerate() {
                 let port = &controller.port;
                 if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
+                    let before = controller.next_cost(burst);
                     work(controller, &mut bus);
-                    // What was on the bus may have changed under it.
-                    current.take_if(|(other, _)| *other == index);
+                    // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
+                    // not keep it from its end.
+                    let changed = controller.next_cost(burst) != before;
+                    current.take_if(|(other, _)| changed && *other == index);
                 }
             }
         });
@@ -295,7 +298,8 @@ impl Inner {
         sys::block_signals();
         let mut core = lock(&self.core);
         loop {
-            self.work.store(false, SeqCst);
+            // Read as well, so that what was written before the doorbell is seen.
+            self.work.swap(false, SeqCst);
             let mut busy = true;
             for _ in 0..TURN {
                 if core.stopped {
