@@ -5,7 +5,7 @@
 //! transfer has ended, or when the first seat has become theirs.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -106,7 +106,7 @@ pub trait Waiter {
 pub struct Shared {
     index: u16,
     /// The channel's event, which stays open when the channel is closed under a waiter.
-    event: OwnedFd,
+    event: Arc<EventFd>,
     engine: Arc<dyn Engine>,
     counters: Arc<Counters>,
     state: Mutex<State>,
@@ -115,12 +115,15 @@ pub struct Shared {
 
 #[derive(Debug)]
 struct State {
+    event: Arc<EventFd>,
     /// `None` once closed.
     channel: Option<Channel>,
     tickets: HashMap<u64, Arc<Ticket>>,
     seats: Vec<(Arc<Seat>, Arc<Ticket>)>,
     /// Ids that ended since somebody asked, if anybody does.
     ended: Option<Vec<u64>>,
+    /// Who leads has to look, and may sleep on the channel's event.
+    nudged: bool,
 }
 
 impl Shared {
@@ -128,8 +131,17 @@ impl Shared {
     pub fn new(channel: Channel, index: u16) -> Result<Shared> {
         let event = channel.event().try_clone_to_owned();
         let event = event.map_err(|error| Error::os(crate::error::errno(&error), "cannot duplicate an event"))?;
+        // SAFETY: the event of a channel is an eventfd.
+        let event = Arc::new(unsafe { EventFd::from_owned_fd(event) });
         let (engine, counters) = (Arc::clone(channel.engine()), channel.counters());
-        let state = State { channel: Some(channel), tickets: HashMap::new(), seats: Vec::new(), ended: None };
+        let state = State {
+            event: Arc::clone(&event),
+            channel: Some(channel),
+            tickets: HashMap::new(),
+            seats: Vec::new(),
+            ended: None,
+            nudged: false,
+        };
         Ok(Shared { index, event, engine, counters, state: Mutex::new(state), generation: sys::fork_generation() })
     }
 
@@ -157,15 +169,14 @@ impl Shared {
         let count = request.elements.len();
         let mut state = self.lock()?;
         if state.channel()?.room() < count {
-            state.progress()?;
+            state.progress(None)?;
         }
-        let channel = state.channel()?;
-        let id = channel.enqueue(request)?;
+        let id = state.channel()?.enqueue(request)?;
         let ticket = Arc::new(Ticket { id, len, outcome: OnceLock::new() });
         state.tickets.insert(id, Arc::clone(&ticket));
         if kick {
             state.channel()?.kick();
-            state.progress()?;
+            state.progress(None)?;
         }
         Ok(ticket)
     }
@@ -174,14 +185,14 @@ impl Shared {
     pub fn kick(&self) -> Result<()> {
         let mut state = self.lock()?;
         state.channel()?.kick();
-        state.progress()
+        state.progress(None)
     }
 
     /// Reaps completions and pushes what fits.
     pub fn progress(&self) -> Result<()> {
         let mut state = self.lock()?;
         state.channel()?;
-        state.progress()
+        state.progress(None)
     }
 
     /// Asks that a transfer be given up; it ends as `why` if that comes in time.
@@ -189,7 +200,7 @@ impl Shared {
         if let Ok(mut state) = self.lock() {
             if let Some(channel) = &mut state.channel {
                 channel.cancel(ticket.id, why);
-                let _ = state.progress();
+                let _ = state.progress(None);
             }
         }
     }
@@ -234,7 +245,7 @@ impl Shared {
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
         let spin = if can_spin() { SPIN } else { Duration::ZERO };
         while ticket.outcome().is_none() && started.elapsed() < spin {
-            self.progress().map_err(|error| waiter.error(error))?;
+            self.seek(ticket).map_err(|error| waiter.error(error))?;
             std::hint::spin_loop();
         }
         if ticket.outcome().is_none() {
@@ -277,14 +288,17 @@ impl Shared {
         let mut state = self.lock()?;
         // Cleared where the state is seen: a signal that comes later tells of a later state.
         sys::clear(&seat.event);
+        let first = state.seats.first().is_some_and(|(other, _)| Arc::ptr_eq(other, seat));
+        if first && std::mem::take(&mut state.nudged) {
+            sys::clear(&self.event);
+        }
         let before = state.tickets.len();
         if state.channel.is_some() {
-            state.progress()?;
+            state.progress(Some(seat))?;
         }
         if silent {
             self.counters.lost_interrupts.fetch_add((before - state.tickets.len()) as u64, Relaxed);
         }
-        let first = state.seats.first().is_some_and(|(other, _)| Arc::ptr_eq(other, seat));
         Ok(if first { Role::Lead } else { Role::Follow })
     }
 
@@ -299,19 +313,36 @@ impl Shared {
         let nanos = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
         let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
         loop {
-            self.progress().map_err(|error| waiter.error(error))?;
+            let before = self.seek(ticket).map_err(|error| waiter.error(error))?;
             waiter.reaped()?;
-            if ticket.outcome().is_some() || !clock.step_until(until) {
-                self.progress().map_err(|error| waiter.error(error))?;
-                waiter.reaped()?;
+            if ticket.outcome().is_some() {
+                return Ok(ticket.outcome());
+            }
+            if clock.step_until(until) {
+                continue;
+            }
+            // Another thread may have let happen what this one waits for, or what that has to wait for.
+            let after = self.seek(ticket).map_err(|error| waiter.error(error))?;
+            if before == after {
                 return Ok(ticket.outcome());
             }
         }
     }
 
+    /// Reaps completions and pushes what fits, unless the transfer has ended, if only because the channel was closed; a number that
+    /// changes with whatever was pushed or reaped.
+    fn seek(&self, ticket: &Ticket) -> Result<u64> {
+        let mut state = self.lock()?;
+        if ticket.outcome().is_none() {
+            state.channel()?;
+            state.progress(None)?;
+        }
+        Ok(state.channel.as_ref().map_or(0, |channel| channel.moves))
+    }
+
     /// Waits up to `timeout`, as a thread, for a transfer that was cancelled; true when it has ended.
     pub fn settle(&self, ticket: &Ticket, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let (deadline, clock) = (Instant::now() + timeout, self.engine.clock());
         loop {
             if self.progress().is_err() || ticket.outcome().is_some() {
                 return ticket.outcome().is_some();
@@ -320,7 +351,9 @@ impl Shared {
             if left.is_zero() {
                 return false;
             }
-            sys::wait_readable(self.event(), left.min(POLL));
+            if !clock.as_ref().is_some_and(|clock| clock.step_until(None)) {
+                sys::wait_readable(self.event(), left.min(POLL));
+            }
         }
     }
 
@@ -331,21 +364,23 @@ impl Shared {
         if let Some(channel) = &mut state.channel {
             channel.quiesce(grace);
         }
-        let _ = state.progress();
+        let _ = state.progress(None);
         // The rest is the channel's own thread's to wait for.
         drop(state.channel.take());
         let left: Vec<_> = state.tickets.keys().copied().collect();
         for id in left {
-            state.end(Outcome { id, bytes: 0, status: Status::Aborted });
+            let outcome = Outcome { id, bytes: 0, status: Status::Aborted };
+            self.counters.count(&outcome);
+            state.end(outcome);
         }
-        state.wake();
+        state.wake(None);
     }
 
     /// Aborts what is in flight and waits up to `grace` for it; true when the channel is idle.
     pub fn reset(&self, grace: Duration) -> Result<bool> {
         let mut state = self.lock()?;
         let idle = state.channel()?.quiesce(grace);
-        state.progress()?;
+        state.progress(None)?;
         Ok(idle)
     }
 
@@ -366,6 +401,12 @@ impl Shared {
     /// Whoever sits behind may be the first now.
     fn rise(&self, seat: &Arc<Seat>) {
         let Ok(mut state) = self.lock() else { return };
+        let led = state.seats.first().is_some_and(|(other, _)| Arc::ptr_eq(other, seat));
+        if led && std::mem::take(&mut state.nudged) {
+            // What the engine may have signalled besides is looked at by the next who leads, or by whoever comes.
+            sys::clear(&self.event);
+            let _ = state.progress(Some(seat));
+        }
         state.seats.retain(|(other, _)| !Arc::ptr_eq(other, seat));
         if let Some((first, _)) = state.seats.first() {
             sys::signal(&first.event);
@@ -386,12 +427,16 @@ impl State {
         self.channel.as_mut().ok_or_else(|| Error::Closed("the device was closed".into()))
     }
 
-    fn progress(&mut self) -> Result<()> {
+    /// Reaps and pushes; `by` knows of it by itself.
+    fn progress(&mut self, by: Option<&Arc<Seat>>) -> Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         let ended = channel.progress()?;
         if !ended.is_empty() {
             ended.into_iter().for_each(|outcome| self.end(outcome));
-            self.wake();
+            self.wake(by);
+        } else if self.nudged {
+            // Reaping takes the signal, maybe before the one it is for has seen it.
+            sys::signal(&self.event);
         }
         Ok(())
     }
@@ -405,11 +450,18 @@ impl State {
         }
     }
 
-    fn wake(&self) {
-        for (seat, ticket) in &self.seats {
-            if ticket.outcome.get().is_some() {
-                sys::signal(&seat.event);
+    /// Wakes whoever sleeps though their transfer has ended, but not `by`.
+    fn wake(&mut self, by: Option<&Arc<Seat>>) {
+        for (place, (seat, ticket)) in self.seats.iter().enumerate() {
+            if ticket.outcome.get().is_none() || by.is_some_and(|by| Arc::ptr_eq(by, seat)) {
+                continue;
             }
+            sys::signal(&seat.event);
+            // Who leads sleeps on the channel's event instead.
+            self.nudged |= place == 0;
+        }
+        if self.nudged {
+            sys::signal(&self.event);
         }
     }
 }
