@@ -355,8 +355,9 @@ pub fn totals(ruby: &Ruby, shared: &Shared, kind: &Kind) -> Result<RHash, Error>
     set("bytes", counters.bytes.load(Relaxed))?;
     set("lost_interrupts", counters.lost_interrupts.load(Relaxed))?;
     if let Kind::Sim(sim) = kind {
-        let (descriptors, interrupts) = sim.totals(shared.index());
+        let (descriptors, bytes, interrupts) = sim.totals(shared.index());
         set("descriptors", descriptors)?;
+        set("bytes_on_bus", bytes)?;
         set("interrupts", interrupts)?;
     }
     hash.aset(ruby.to_symbol("statuses"), statuses)?;

@@ -39,6 +39,8 @@ pub struct Limits {
     pub ordered: bool,
     /// It takes [`Op::Copy`] and [`Op::List`].
     pub copies: bool,
+    /// The most bytes of one copy, which is never split: the parts could overlap.
+    pub max_copy: u64,
     /// It takes [`Op::Flush`].
     pub flushes: bool,
 }
@@ -55,6 +57,7 @@ impl Limits {
         size: i64::MAX as u64,
         ordered: false,
         copies: false,
+        max_copy: 0,
         flushes: true,
     };
 }

@@ -169,7 +169,7 @@ impl Shared {
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
         let spin = if can_spin() { SPIN } else { Duration::ZERO };
         while ticket.outcome().is_none() && started.elapsed() < spin {
-            self.lock().and_then(|mut state| state.spin()).map_err(|error| waiter.error(error))?;
+            self.seek(ticket).map_err(|error| waiter.error(error))?;
             std::hint::spin_loop();
         }
         if ticket.outcome().is_none() {
@@ -232,19 +232,36 @@ impl Shared {
         let nanos = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
         let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
         loop {
-            self.lock().and_then(|mut state| state.spin()).map_err(|error| waiter.error(error))?;
+            let before = self.seek(ticket).map_err(|error| waiter.error(error))?;
             waiter.reaped()?;
-            if ticket.outcome().is_some() || !clock.step_until(until) {
-                self.progress().map_err(|error| waiter.error(error))?;
-                waiter.reaped()?;
+            if ticket.outcome().is_some() {
+                return Ok(ticket.outcome());
+            }
+            if clock.step_until(until) {
+                continue;
+            }
+            // Another thread may have let happen what this one waits for, or what that has to wait for.
+            let after = self.seek(ticket).map_err(|error| waiter.error(error))?;
+            if before == after {
                 return Ok(ticket.outcome());
             }
         }
     }
 
+    /// Reaps completions and pushes what fits, unless the transfer has ended, if only because the channel was closed; a number that
+    /// changes with whatever was pushed or reaped.
+    fn seek(&self, ticket: &Ticket) -> Result<u64> {
+        let mut state = self.lock()?;
+        if ticket.outcome().is_none() {
+            state.channel()?;
+            state.spin()?;
+        }
+        Ok(state.channel.as_ref().map_or(0, |channel| channel.moves))
+    }
+
     /// Waits up to `timeout`, as a thread, for a transfer that was cancelled; true when it has ended.
     pub fn settle(&self, ticket: &Ticket, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let (deadline, clock) = (Instant::now() + timeout, self.engine.clock());
         loop {
             if self.progress().is_err() || ticket.outcome().is_some() {
                 return ticket.outcome().is_some();
@@ -253,7 +270,9 @@ impl Shared {
             if left.is_zero() {
                 return false;
             }
-            sys::wait_readable(self.event(), left.min(POLL));
+            if !clock.as_ref().is_some_and(|clock| clock.step_until(None)) {
+                sys::wait_readable(self.event(), left.min(POLL));
+            }
         }
     }
 

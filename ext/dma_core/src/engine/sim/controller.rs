@@ -94,6 +94,10 @@ impl Work {
     fn left(&self) -> u64 {
         u64::from(self.descriptor.length) - self.done
     }
+
+    fn is_within(&self) -> bool {
+        self.descriptor.flags & WITHIN == WITHIN
+    }
 }
 
 impl Controller {
@@ -239,7 +243,8 @@ impl Controller {
     /// Moves one burst.
     fn advance(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
         let Descriptor { source, destination, .. } = work.descriptor;
-        let mut len = work.left().min(bus.burst);
+        // Within the device in one burst: memory that overlaps must not be cut in two.
+        let mut len = if work.is_within() { work.left() } else { work.left().min(bus.burst) };
         if work.fault.is_none() {
             let ranges = [(source + work.done, len), (destination + work.done, len)];
             if let Some((kind, at)) = bus.faults.at_addresses(self.port.common.number, self.port.index, &ranges) {
@@ -264,6 +269,7 @@ impl Controller {
         match moved {
             Ok(moved) => {
                 work.done += moved;
+                self.port.bytes.fetch_add(moved, Relaxed);
                 if work.chain_failure.is_none() {
                     work.total += moved;
                 }
@@ -298,16 +304,15 @@ impl Controller {
     /// Moves up to `len` bytes: as many as lie together in host memory.
     fn move_bytes(&self, work: &Work, len: u64, bus: &mut Bus<'_>) -> Result<u64, Status> {
         let common = &self.port.common;
-        let Descriptor { source, destination, flags: control, length, .. } = work.descriptor;
+        let Descriptor { source, destination, flags: control, .. } = work.descriptor;
         let (from, to) = (source + work.done, destination + work.done);
         let memory = common.memory.address();
-        if control & WITHIN == WITHIN {
-            // In one burst: memory that overlaps must not be cut in two.
+        if work.is_within() {
             let device = |offset: u64| (memory as u64 + offset) as *mut u8;
             // SAFETY: both ranges were checked against the device's memory.
-            unsafe { ptr::copy(device(source), device(destination), length as usize) };
-            self.note(bus, What::Within, destination, u64::from(length));
-            return Ok(u64::from(length));
+            unsafe { ptr::copy(device(from), device(to), len as usize) };
+            self.note(bus, What::Within, to, len);
+            return Ok(len);
         }
         let space = space(common);
         if control & flags::TO_DEVICE != 0 {
@@ -401,24 +406,30 @@ impl Controller {
                 self.end(&work, bus);
             }
         }
-        if slot.is_none() {
+        if slot.is_none() && self.bank.start {
+            // It was asked for and not begun: whoever waits for its status learns that it never will be.
             self.bank.start = false;
+            self.bank.end(Status::Aborted, false);
+            self.note(bus, What::Status(Status::Aborted), 0, 0);
+            if self.bank.control & control::INTERRUPT != 0 {
+                self.interrupt(false, bus);
+            }
         }
     }
 
-    /// Aborts what is under way.
+    /// Aborts what is under way, and looks at the ring again if it could not be read.
     pub(super) fn abort_current(&mut self, bus: &mut Bus<'_>) {
         if let Some(slot) = self.work.as_ref().map(|work| work.slot) {
             self.abort(slot, bus);
         }
-        self.failed = false;
+        self.abort(None, bus);
+        (self.failed, self.halted) = (false, false);
     }
 
     /// Aborts what is under way and forgets the ring.
     pub(super) fn reset(&mut self, bus: &mut Bus<'_>) {
         self.abort_current(bus);
         self.bank = Bank::default();
-        (self.failed, self.halted) = (false, false);
         self.port.doorbell.ring(0);
         self.port.forget_records();
     }

@@ -159,10 +159,10 @@ impl Device {
         self.common.space.read().unwrap_or_else(PoisonError::into_inner).mappings()
     }
 
-    /// Descriptors fetched and interrupts raised by a channel.
-    pub fn totals(&self, channel: u16) -> (u64, u64) {
+    /// Descriptors fetched, bytes moved and interrupts raised by a channel.
+    pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
         let port = &self.ports[usize::from(channel)];
-        (port.descriptors.load(Relaxed), port.interrupts.load(Relaxed))
+        (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
     }
 
     /// Maps the descriptors of a ring, in one piece.
@@ -214,6 +214,7 @@ impl Engine for Device {
             size: memory,
             ordered: true,
             copies: true,
+            max_copy: u64::from(u32::MAX),
             flushes: false,
         }
     }

@@ -80,7 +80,9 @@ impl Faults {
     }
 
     pub(super) fn add(&mut self, fault: Fault) {
-        self.rules.push((fault, 0));
+        if fault.count != Some(0) {
+            self.rules.push((fault, 0));
+        }
     }
 
     pub(super) fn clear(&mut self) {
@@ -92,18 +94,22 @@ impl Faults {
         if self.rules.is_empty() {
             return None;
         }
-        let random = &mut self.random;
-        let hit = self.rules.iter_mut().position(|(fault, seen)| {
+        let (random, mut hit) = (&mut self.random, None);
+        // Every fault counts it, also where another comes first.
+        for (index, (fault, seen)) in self.rules.iter_mut().enumerate() {
             if !fault.is_at(device, channel) {
-                return false;
+                continue;
             }
             *seen += 1;
-            match fault.trigger {
+            let is_hit = match fault.trigger {
                 Trigger::Descriptor(number) => *seen > number,
                 Trigger::Probability(probability) => random.f64() < probability,
                 Trigger::Address(_) => false,
+            };
+            if is_hit {
+                hit.get_or_insert(index);
             }
-        });
+        }
         hit.map(|index| self.hit(index))
     }
 

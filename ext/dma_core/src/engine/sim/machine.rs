@@ -153,9 +153,12 @@ impl Machine {
             for (index, controller) in controllers.iter_mut().enumerate() {
                 let port = &controller.port;
                 if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
+                    let before = controller.next_cost(*burst);
                     work(controller, &mut bus);
-                    // What was on the bus may have changed under it.
-                    current.take_if(|(other, _)| *other == index);
+                    // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
+                    // not keep it from its end.
+                    let changed = controller.next_cost(*burst) != before;
+                    current.take_if(|(other, _)| changed && *other == index);
                 }
             }
         });

@@ -61,6 +61,7 @@ pub(super) struct Port {
     pub taken: AtomicBool,
     records: Mutex<VecDeque<Record>>,
     pub descriptors: AtomicU64,
+    pub bytes: AtomicU64,
     pub interrupts: AtomicU64,
 }
 
@@ -74,6 +75,7 @@ impl Port {
             taken: AtomicBool::new(false),
             records: Mutex::new(VecDeque::new()),
             descriptors: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
             interrupts: AtomicU64::new(0),
         }
     }

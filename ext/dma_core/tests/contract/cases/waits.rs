@@ -1,0 +1,257 @@
+//! Transfers that do not end by themselves, and waiters that must not sleep on.
+
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::thread;
+
+use dma_core::channel::{Role, Seat, Waiter};
+use dma_core::{sys, Error};
+
+use super::*;
+use crate::engines::{Bench, Skip, Verdict};
+
+/// Where reads hang.
+const HANGS: usize = 2;
+const KEPT: Skip = Skip::Lacking("an abort: a read that the kernel has begun ends when it ends");
+const NOBODY_SLEEPS: Skip = Skip::Lacking("sleep: whoever waits runs the machine");
+
+/// A device of which one read hangs already; the program has run on.
+fn hang(bench: &dyn Bench) -> Result<(Rig, Arc<Ticket>, Arc<Region>), Skip> {
+    let mut rig = bench.open_hanging(block(HANGS))?;
+    let target = region(BLOCK, 0xee);
+    let ticket = rig.channel().submit(Request::new(read(block(HANGS), &target, 0, BLOCK)), true).unwrap();
+    rig.await_hang();
+    assert_eq!(ticket.status(), Status::Pending);
+    assert!(target.in_flight() > 0);
+    check_works(&rig.device.channel(1).unwrap(), &rig);
+    assert_eq!(ticket.status(), Status::Pending);
+    Ok((rig, ticket, target))
+}
+
+/// After the transfer that hung was given up: it has ended so where the engine can, and the channel works.
+fn check_given_up(rig: Rig, ticket: &Arc<Ticket>, target: &Arc<Region>, why: Status) -> Verdict {
+    let channel = rig.channel();
+    let ended = ticket.outcome();
+    if rig.sim.is_none() {
+        assert_eq!(ended, None, "the kernel still has the memory");
+        assert!(target.in_flight() > 0);
+        rig.let_go();
+        assert_eq!(wait(&channel, ticket).status, Status::Complete);
+    } else {
+        assert_eq!(ended.map(|outcome| (outcome.status, outcome.bytes)), Some((why, 0)));
+        assert_eq!(bytes(target), [0xee; BLOCK]);
+    }
+    assert_eq!(target.in_flight(), 0);
+    check_works(&channel, &rig);
+    let verdict = if rig.sim.is_none() { Err(KEPT) } else { Ok(()) };
+    rig.finish();
+    verdict
+}
+
+pub fn a_transfer_that_hangs_is_cancelled(bench: &dyn Bench) -> Verdict {
+    let (rig, ticket, target) = hang(bench)?;
+    let channel = rig.channel();
+    channel.cancel(&ticket, Status::Aborted);
+    let ended = channel.settle(&ticket, if rig.sim.is_some() { GRACE } else { Duration::ZERO });
+    assert_eq!(ended, rig.sim.is_some());
+    check_given_up(rig, &ticket, &target, Status::Aborted)
+}
+
+pub fn a_transfer_that_hangs_times_out(bench: &dyn Bench) -> Verdict {
+    let (rig, ticket, target) = hang(bench)?;
+    let grace = if rig.sim.is_some() { GRACE } else { Duration::ZERO };
+    let waited = rig.channel().wait_plain(&ticket, Some(Duration::from_millis(5)), grace);
+    assert!(matches!(waited, Err(Error::TimedOut(_))), "{waited:?}");
+    check_given_up(rig, &ticket, &target, Status::TimedOut)
+}
+
+pub fn what_waits_behind_a_hang_ends_too(bench: &dyn Bench) -> Verdict {
+    let (rig, ticket, target) = hang(bench)?;
+    let channel = rig.channel();
+    let mut behind = Vec::new();
+    for (_, mut request) in reads(HANGS) {
+        request.fence = true;
+        behind.push(channel.submit(request, true).unwrap());
+    }
+    assert!(behind.iter().all(|ticket| ticket.status() == Status::Pending));
+    channel.cancel(&behind[1], Status::Aborted);
+    channel.cancel(&ticket, Status::Aborted);
+    rig.let_go();
+    let stopped = if rig.sim.is_some() { Status::NotAttempted } else { Status::Complete };
+    assert_eq!(wait(&channel, &behind[0]).status, stopped);
+    assert_eq!(wait(&channel, &behind[1]).status, Status::Aborted);
+    assert!(ticket.outcome().is_some() && target.in_flight() == 0);
+    check_works(&channel, &rig);
+    rig.finish();
+    Ok(())
+}
+
+/// A waiter that does not look by itself: what nobody tells it of, it does not see.
+struct Sleeper<'a> {
+    channel: &'a Shared,
+    seat: Arc<Seat>,
+    asleep: &'a AtomicUsize,
+}
+
+impl Waiter for Sleeper<'_> {
+    type Error = Error;
+
+    fn block(&mut self, role: Role, _timeout: Duration) -> Result<(), Error> {
+        self.asleep.fetch_add(1, SeqCst);
+        let event = if role == Role::Lead { self.channel.event() } else { self.seat.event() };
+        assert!(sys::wait_readable(event, GRACE), "nobody woke a waiter whose transfer has ended");
+        Ok(())
+    }
+
+    fn reaped(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn error(&mut self, error: Error) -> Error {
+        error
+    }
+}
+
+fn sleep_until_it_ends(channel: &Shared, ticket: &Arc<Ticket>, asleep: &AtomicUsize) -> Status {
+    let seat = Seat::new().unwrap();
+    let mut waiter = Sleeper { channel, seat: Arc::clone(&seat), asleep };
+    channel.wait(ticket, &seat, None, &mut waiter).unwrap().expect("it waits without end").status
+}
+
+/// Lets a thread for each of `tickets` fall asleep, does `work`, and returns how the tickets ended.
+fn while_they_sleep(channel: &Shared, tickets: &[Arc<Ticket>], work: impl FnOnce()) -> Vec<Status> {
+    let asleep = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let wait = |ticket| {
+            let asleep = &asleep;
+            scope.spawn(move || sleep_until_it_ends(channel, ticket, asleep))
+        };
+        let waiters: Vec<_> = tickets.iter().map(wait).collect();
+        while asleep.load(SeqCst) < tickets.len() {
+            thread::yield_now();
+        }
+        work();
+        waiters.into_iter().map(|waiter| waiter.join().unwrap()).collect()
+    })
+}
+
+/// Transfers that wait for the doorbell, and so for ever.
+fn held(channel: &Shared, count: usize) -> Vec<Arc<Ticket>> {
+    reads(count).into_iter().map(|(_, request)| channel.submit(request, false).unwrap()).collect()
+}
+
+pub fn a_cancel_wakes_who_waits(bench: &dyn Bench) -> Verdict {
+    let rig = bench.open();
+    if rig.is_manual() {
+        return Err(NOBODY_SLEEPS);
+    }
+    let channel = rig.channel();
+    for first in 0..3 {
+        let tickets = held(&channel, 3);
+        let ended = while_they_sleep(&channel, &tickets, || {
+            (0..3).for_each(|step| channel.cancel(&tickets[(first + step) % 3], Status::Aborted));
+        });
+        assert_eq!(ended, [Status::Aborted; 3]);
+    }
+    rig.finish();
+    Ok(())
+}
+
+pub fn a_close_wakes_all_who_wait(bench: &dyn Bench) -> Verdict {
+    for _ in 0..5 {
+        let rig = bench.open();
+        if rig.is_manual() {
+            return Err(NOBODY_SLEEPS);
+        }
+        rig.device.enter();
+        let channel = rig.channel();
+        let tickets = held(&channel, 4);
+        let ended = while_they_sleep(&channel, &tickets, || rig.device.leave(GRACE));
+        assert_eq!(ended, [Status::Aborted; 4]);
+        check_sums(&channel, 0);
+        rig.finish();
+    }
+    Ok(())
+}
+
+/// Another thread reaps for those who sleep, again and again.
+pub fn an_end_found_by_another_wakes_who_waits(bench: &dyn Bench) -> Verdict {
+    let rig = bench.open();
+    if rig.is_manual() {
+        return Err(NOBODY_SLEEPS);
+    }
+    let channel = rig.channel();
+    for _ in 0..50 {
+        let tickets = held(&channel, 3);
+        let ended = while_they_sleep(&channel, &tickets, || {
+            channel.kick().unwrap();
+            while tickets.iter().any(|ticket| ticket.outcome().is_none()) {
+                channel.progress().unwrap();
+            }
+        });
+        assert_eq!(ended, [Status::Complete; 3]);
+    }
+    rig.finish();
+    Ok(())
+}
+
+pub fn a_closed_channel_that_hangs_counts_what_it_gave_up(bench: &dyn Bench) -> Verdict {
+    let (rig, ticket, target) = hang(bench)?;
+    rig.device.enter();
+    let channel = rig.channel();
+    let behind = held(&channel, 2);
+    let grace = if rig.sim.is_some() { GRACE } else { Duration::ZERO };
+    rig.device.leave(grace);
+    assert!(behind.iter().chain([&ticket]).all(|ticket| ticket.status() == Status::Aborted));
+    check_sums(&channel, 0);
+    let kept = rig.sim.is_none();
+    assert_eq!(target.in_flight() > 0, kept);
+    if kept {
+        let (_, request) = reads(1).remove(0);
+        assert_eq!(wait(&rig.channel(), &rig.channel().submit(request, true).unwrap()).status, Status::Complete);
+        let refused = rig.channel().submit(Request::new(read(block(0), &target, 0, BLOCK)), true);
+        assert!(matches!(refused, Err(Error::Busy(_))), "a late byte would spoil it: {refused:?}");
+        rig.let_go();
+        while target.check_settled().is_err() {
+            thread::yield_now();
+        }
+    }
+    check_works(&rig.channel(), &rig);
+    rig.finish();
+    if kept {
+        Err(KEPT)
+    } else {
+        Ok(())
+    }
+}
+
+/// Threads submit, wait and cancel while another resets the device.
+pub fn reset_under_load(bench: &dyn Bench) -> Verdict {
+    let rig = bench.open();
+    let (channel, left) = (rig.channel(), AtomicUsize::new(3));
+    thread::scope(|scope| {
+        for seed in 0..3 {
+            let (channel, left) = (&channel, &left);
+            scope.spawn(move || {
+                let mut random = fastrand::Rng::with_seed(seed);
+                for _ in 0..200 {
+                    let (target, request) = reads(1).remove(0);
+                    let Ok(ticket) = channel.submit(request, true) else { continue };
+                    if random.u8(..4) == 0 {
+                        channel.cancel(&ticket, Status::Aborted);
+                    }
+                    let status = wait(channel, &ticket).status;
+                    assert!(matches!(status, Status::Complete | Status::Aborted), "{status:?}");
+                    assert_eq!(target.in_flight(), 0);
+                }
+                left.fetch_sub(1, SeqCst);
+            });
+        }
+        while left.load(SeqCst) > 0 {
+            assert_eq!(rig.device.reset(GRACE), Ok(true));
+            thread::yield_now();
+        }
+    });
+    check_works(&channel, &rig);
+    rig.finish();
+    Ok(())
+}
