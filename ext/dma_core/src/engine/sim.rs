@@ -5,6 +5,7 @@
 //! bursts, writes the status back and raises the channel's interrupt; the driver finds the status and unmaps. Each of these is a
 //! transaction of the [machine](machine)'s bus, and takes cycles of it.
 
+mod access;
 mod controller;
 mod device;
 mod driver;

@@ -1,17 +1,14 @@
 //! A channel of the simulated device: fetches descriptors, moves bytes, writes statuses back, raises interrupts. Each of these is
 //! one transaction on the bus, which the [machine](super::machine) lets happen one at a time.
 
-use std::ptr;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, RwLockReadGuard};
+use std::sync::Arc;
 
 use super::faults::{Faults, Kind};
 use super::port::{Common, Port, Record};
 use super::registers::{control, Bank};
-use super::space::Space;
 use super::trace::{Event, What};
 use super::{BUS_WIDTH, CYCLE};
-use crate::ring;
 use crate::transfer::{flags, Access, Descriptor, Status};
 
 /// The longest chain: one that is longer runs in a circle.
@@ -192,19 +189,9 @@ impl Controller {
         if !self.port.common.link.load(Relaxed) {
             return Err(Status::LinkDown);
         }
-        let (space, size) = (space(&self.port.common), Descriptor::SIZE as u64);
-        let (host, len) = space.translate(at, size, Access::Read)?;
-        let whole = len == size || {
-            // It may lie across a page; a ring's pages lie together in host memory.
-            let (rest, more) = space.translate(at + len, size - len, Access::Read)?;
-            more == size - len && rest as u64 == host as u64 + len
-        };
-        if !whole || host as usize % align_of::<Descriptor>() != 0 {
-            return Err(Status::DescriptorError);
-        }
-        self.port.descriptors.fetch_add(1, Relaxed);
-        // SAFETY: the address space says that the bytes are there, and they stay while it is locked.
-        Ok(unsafe { ring::fetch(host) })
+        let fetched = self.port.common.fetch(at);
+        self.port.descriptors.fetch_add(u64::from(fetched.is_ok()), Relaxed);
+        fetched
     }
 
     /// Decides what becomes of the descriptor in hand.
@@ -303,32 +290,18 @@ impl Controller {
 
     /// Moves up to `len` bytes: as many as lie together in host memory.
     fn move_bytes(&self, work: &Work, len: u64, bus: &mut Bus<'_>) -> Result<u64, Status> {
-        let common = &self.port.common;
         let Descriptor { source, destination, flags: control, .. } = work.descriptor;
-        let (from, to) = (source + work.done, destination + work.done);
-        let memory = common.memory.address();
-        if work.is_within() {
-            let device = |offset: u64| (memory as u64 + offset) as *mut u8;
-            // SAFETY: both ranges were checked against the device's memory.
-            unsafe { ptr::copy(device(from), device(to), len as usize) };
-            self.note(bus, What::Within, to, len);
-            return Ok(len);
-        }
-        let space = space(common);
-        if control & flags::TO_DEVICE != 0 {
-            let (host, len) = space.translate(from, len, Access::Read)?;
-            // SAFETY: the address space says that `len` bytes are there, and they stay while it is locked; the device's range
-            // was checked. Nobody else reaches the device's memory.
-            unsafe { ptr::copy_nonoverlapping(host, (memory as u64 + to) as *mut u8, len as usize) };
-            self.note(bus, What::ToDevice, from, len);
-            Ok(len)
+        let (from, to, common) = (source + work.done, destination + work.done, &self.port.common);
+        let (what, address, len) = if work.is_within() {
+            common.within(from, to, len);
+            (What::Within, to, len)
+        } else if control & flags::TO_DEVICE != 0 {
+            (What::ToDevice, from, common.copy_in(from, to, len)?)
         } else {
-            let (host, len) = space.translate(to, len, Access::Write)?;
-            // SAFETY: as above.
-            unsafe { ptr::copy_nonoverlapping((memory as u64 + from) as *const u8, host, len as usize) };
-            self.note(bus, What::FromDevice, to, len);
-            Ok(len)
-        }
+            (What::FromDevice, to, common.copy_out(from, to, len)?)
+        };
+        self.note(bus, what, address, len);
+        Ok(len)
     }
 
     /// Writes the status of the descriptor in hand back, and goes on with the chain or ends it.
@@ -374,13 +347,8 @@ impl Controller {
 
     fn write_back(&self, at: u64, status: Status, bus: &mut Bus<'_>) {
         self.note(bus, What::Status(status), at, 4);
-        let space = space(&self.port.common);
-        match space.translate(at + Descriptor::STATUS as u64, 4, Access::Write) {
-            // SAFETY: the address space says that the four bytes are there, aligned as when they were fetched, and they stay
-            // while it is locked.
-            Ok((host, 4)) => unsafe { ring::write_back(host, status) },
-            Ok(_) => {}
-            Err(fault) => self.port.common.record(fault),
+        if let Err(fault) = self.port.common.write_back(at, status) {
+            self.port.common.record(fault);
         }
     }
 
@@ -433,11 +401,6 @@ impl Controller {
         self.port.doorbell.ring(0);
         self.port.forget_records();
     }
-}
-
-fn space(common: &Common) -> RwLockReadGuard<'_, Space> {
-    // Nothing that panics runs under the lock.
-    common.space.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Refuses a descriptor that the device cannot carry out.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use super::controller::{Bus, Controller};
 use super::driver::Driver;
@@ -105,7 +105,7 @@ impl Device {
             number: machine.number(),
             options,
             memory,
-            space: machine.space(),
+            addresses: machine.addresses(),
             link: AtomicBool::new(true),
             iommu_faults: AtomicU64::new(0),
             faults: Mutex::new(VecDeque::new()),
@@ -156,7 +156,7 @@ impl Device {
 
     /// How many mappings of host memory there are.
     pub fn mappings(&self) -> usize {
-        self.common.space.read().unwrap_or_else(PoisonError::into_inner).mappings()
+        self.common.addresses.mappings()
     }
 
     /// Descriptors fetched, bytes moved and interrupts raised by a channel.
@@ -169,9 +169,8 @@ impl Device {
     pub fn map_ring(&self, span: Span) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
         let len = span.len() as u64;
-        let mut space = self.common.space.write().unwrap_or_else(PoisonError::into_inner);
-        let (id, address) = space.map_contiguous(span, Access::Both, self.common.options.address_bits)?;
-        drop(space);
+        let bits = self.common.options.address_bits;
+        let (id, address) = self.common.addresses.map_contiguous(span, Access::Both, bits)?;
         Ok(Arc::new(Mapped {
             common: Arc::clone(&self.common),
             id,
@@ -244,9 +243,7 @@ impl Engine for Device {
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
-        let mut space = self.common.space.write().unwrap_or_else(PoisonError::into_inner);
-        let (id, segments) = space.map(span, access, self.common.options.address_bits)?;
-        drop(space);
+        let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
         Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() }))
     }
 
@@ -284,6 +281,6 @@ impl Drop for Mapped {
             return;
         }
         // Waits for a burst that is using it.
-        self.common.space.write().unwrap_or_else(PoisonError::into_inner).unmap(self.id);
+        self.common.addresses.unmap(self.id);
     }
 }

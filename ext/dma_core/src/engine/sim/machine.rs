@@ -3,9 +3,10 @@
 //! With a free clock a thread carries transactions out as fast as memory is, and sleeps when there are none. With a manual clock
 //! there is no thread: whoever steps the machine, or waits for it, does the same work, so that every run is the same.
 
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::thread;
 
+use super::access::Addresses;
 use super::controller::{Bus, Controller};
 use super::faults::{Fault, Faults};
 use super::space::Space;
@@ -46,7 +47,7 @@ pub struct Machine {
     worker: Arc<Worker<Core>>,
     options: MachineOptions,
     /// Memory by physical addresses is the same to all devices.
-    physical: Arc<RwLock<Space>>,
+    physical: Arc<Addresses>,
     generation: u32,
 }
 
@@ -91,7 +92,7 @@ impl Machine {
             });
             started.map_err(|error| Error::os(crate::error::errno(&error), "cannot start the machine's thread"))?;
         }
-        let physical = Arc::new(RwLock::new(Space::physical(options.seed)));
+        let physical = Arc::new(Addresses::new(Space::physical(options.seed)));
         Ok(Arc::new(Machine { worker, options, physical, generation: sys::fork_generation() }))
     }
 
@@ -109,9 +110,9 @@ impl Machine {
     }
 
     /// The bus addresses of a new device.
-    pub(super) fn space(&self) -> Arc<RwLock<Space>> {
+    pub(super) fn addresses(&self) -> Arc<Addresses> {
         match self.options.iommu {
-            true => Arc::new(RwLock::new(Space::iommu())),
+            true => Arc::new(Addresses::new(Space::iommu())),
             false => Arc::clone(&self.physical),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 
+use super::access::Addresses;
 use super::interrupt::Interrupt;
-use super::space::Space;
 use super::DeviceOptions;
 use crate::memory::Region;
 use crate::ring::Doorbell;
@@ -21,7 +21,7 @@ pub(super) struct Common {
     pub number: u32,
     pub options: DeviceOptions,
     pub memory: Arc<Region>,
-    pub space: Arc<RwLock<Space>>,
+    pub addresses: Arc<Addresses>,
     /// The device is reached.
     pub link: AtomicBool,
     pub iommu_faults: AtomicU64,

@@ -97,7 +97,7 @@ impl Space {
         let limit = 1 << address_bits.min(BUS_BITS).saturating_sub(PAGE.ilog2());
         let id = self.last_id + 1;
         let pieces = match &mut self.kind {
-            Kind::Iommu(iommu) => iommu.map(host, len, access, limit).map(|bus| vec![(bus, len)]).ok_or(FULL),
+            Kind::Iommu(iommu) => iommu.map(id, host, len, access, limit).map(|bus| vec![(bus, len)]).ok_or(FULL),
             Kind::Physical(physical) => {
                 let reserved = if contiguous { physical.reserve(host, len, limit) } else { Ok(()) };
                 reserved.and_then(|()| physical.map(id, host, len, limit))
@@ -112,31 +112,32 @@ impl Space {
         Ok((id, pieces))
     }
 
-    /// Takes the mapping away and lets go of its memory; nothing where there is none with this id.
-    pub fn unmap(&mut self, id: u64) {
-        let Some(Held { span, first }) = self.held.remove(&id) else { return };
+    /// Takes the mapping away and gives its memory back; nothing where there is none with this id.
+    pub fn unmap(&mut self, id: u64) -> Option<Span> {
+        let Held { span, first } = self.held.remove(&id)?;
         match &mut self.kind {
             Kind::Iommu(iommu) => drop(iommu.mappings.remove(&first)),
             Kind::Physical(physical) => physical.unmap(id, span.address() as u64, span.len() as u64),
         }
+        Some(span)
     }
 
     /// The host address of bus address `address`, and how many bytes, at most `len`, the device can move from there on
-    /// in one go; where these end before `len`, another call says how it goes on. The pointer is good until the mapping
-    /// is taken away.
+    /// in one go; where these end before `len`, another call says how it goes on. The pointer is good until the mapping,
+    /// whose id comes last, is taken away.
     ///
     /// # Errors
     /// With an IOMMU [`Status::IommuFault`] where nothing is mapped for this access. Without one
     /// [`Status::BusReadError`] or [`Status::BusWriteError`] where nothing is mapped at all.
-    pub fn translate(&self, address: u64, len: u64, access: Access) -> Result<(*mut u8, u64), Status> {
-        let (host, contiguous) = match &self.kind {
+    pub fn translate(&self, address: u64, len: u64, access: Access) -> Result<(*mut u8, u64, u64), Status> {
+        let (host, contiguous, id) = match &self.kind {
             Kind::Iommu(iommu) => iommu.translate(address, access).ok_or(Status::IommuFault { address, access })?,
             Kind::Physical(physical) => physical.translate(address).ok_or(match access {
                 Access::Read | Access::Both => Status::BusReadError,
                 Access::Write => Status::BusWriteError,
             })?,
         };
-        Ok((host as *mut u8, contiguous.min(len)))
+        Ok((host as *mut u8, contiguous.min(len), id))
     }
 
     /// How many mappings there are.
@@ -155,6 +156,7 @@ struct Iommu {
 
 #[derive(Debug)]
 struct Mapping {
+    id: u64,
     host: u64,
     len: u64,
     access: Access,
@@ -162,13 +164,13 @@ struct Mapping {
 
 impl Iommu {
     /// The bus address of a new mapping, unless there is no room for it below page `limit`.
-    fn map(&mut self, host: u64, len: u64, access: Access, limit: u64) -> Option<u64> {
+    fn map(&mut self, id: u64, host: u64, len: u64, access: Access, limit: u64) -> Option<u64> {
         let offset = host % PAGE;
         let pages = (offset + len).div_ceil(PAGE) + 1;
         let page = self.fit(self.next, pages, limit).or_else(|| self.fit(FIRST, pages, limit))?;
         self.next = page + pages;
         let bus = page * PAGE + offset;
-        self.mappings.insert(bus, Mapping { host, len, access });
+        self.mappings.insert(bus, Mapping { id, host, len, access });
         Some(bus)
     }
 
@@ -185,10 +187,11 @@ impl Iommu {
         (page + pages <= limit).then_some(page)
     }
 
-    fn translate(&self, address: u64, access: Access) -> Option<(u64, u64)> {
+    fn translate(&self, address: u64, access: Access) -> Option<(u64, u64, u64)> {
         let (bus, mapping) = self.mappings.range(..=address).next_back()?;
         let offset = address - bus;
-        (offset < mapping.len && mapping.access.allows(access)).then(|| (mapping.host + offset, mapping.len - offset))
+        let allowed = offset < mapping.len && mapping.access.allows(access);
+        allowed.then(|| (mapping.host + offset, mapping.len - offset, mapping.id))
     }
 }
 
@@ -285,10 +288,10 @@ impl Physical {
     }
 
     /// Where mappings overlap, the one that goes on furthest counts.
-    fn translate(&self, address: u64) -> Option<(u64, u64)> {
+    fn translate(&self, address: u64) -> Option<(u64, u64, u64)> {
         let (frame, offset) = (self.frames.get(&(address / PAGE))?, address % PAGE);
         let here = frame.uses.iter().filter(|used| (used.low..used.high).contains(&offset));
-        here.map(|used| (frame.host + offset, used.high - offset)).max()
+        here.map(|used| (frame.host + offset, used.high - offset, used.id)).max()
     }
 }
 

@@ -1,0 +1,130 @@
+//! How the machine reaches memory: by bus address, for as long as a mapping lasts, and its devices' own by offset.
+
+use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::thread;
+
+use super::port::Common;
+use super::space::Space;
+use crate::error::Result;
+use crate::memory::Span;
+use crate::ring;
+use crate::transfer::{Access, Descriptor, Status};
+
+/// The bus addresses of a device, or of all devices of a machine. Drivers map and unmap while the machine moves bytes: it does not
+/// keep the table locked meanwhile, but says which mapping it is using.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    space: RwLock<Space>,
+    /// The mapping that bytes are moved through at this moment; 0: none. One at a time, for a machine has one bus.
+    used: AtomicU64,
+}
+
+impl Addresses {
+    pub(super) fn new(space: Space) -> Addresses {
+        Addresses { space: RwLock::new(space), used: AtomicU64::new(0) }
+    }
+
+    /// See [`Space::map`].
+    pub(super) fn map(&self, span: Span, access: Access, bits: u32) -> Result<(u64, Vec<(u64, u64)>)> {
+        self.write().map(span, access, bits)
+    }
+
+    /// See [`Space::map_contiguous`].
+    pub(super) fn map_contiguous(&self, span: Span, access: Access, bits: u32) -> Result<(u64, u64)> {
+        self.write().map_contiguous(span, access, bits)
+    }
+
+    /// Takes a mapping away, once a burst through it is over.
+    pub(super) fn unmap(&self, id: u64) {
+        let gone = self.write().unmap(id);
+        while self.used.load(Acquire) == id {
+            thread::yield_now();
+        }
+        drop(gone);
+    }
+
+    /// How many mappings there are.
+    pub(super) fn mappings(&self) -> usize {
+        self.read().mappings()
+    }
+
+    /// Runs `work` on the host address of up to `len` bytes at bus address `address`; how many bytes it was given.
+    fn with(&self, address: u64, len: u64, access: Access, work: impl FnOnce(*mut u8, usize)) -> Result<u64, Status> {
+        let space = self.read();
+        let (host, len, id) = space.translate(address, len, access)?;
+        self.used.store(id, Relaxed);
+        // Whoever takes the mapping away after this sees that it is used.
+        drop(space);
+        work(host, len as usize);
+        self.used.store(0, Release);
+        Ok(len)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Space> {
+        // Nothing that panics runs under the lock.
+        self.space.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Space> {
+        self.space.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a channel does to memory. The caller checked ranges of the device against its size; no one else reaches its memory.
+impl Common {
+    fn device(&self, offset: u64) -> *mut u8 {
+        (self.memory.address() as u64 + offset) as *mut u8
+    }
+
+    /// Moves up to `len` bytes from bus address `from`: as many as lie together in host memory.
+    pub(super) fn copy_in(&self, from: u64, to: u64, len: u64) -> Result<u64, Status> {
+        self.addresses.with(from, len, Access::Read, |host, len| {
+            // SAFETY: the address space says that `len` bytes are there, and they stay while the mapping is used.
+            unsafe { ptr::copy_nonoverlapping(host, self.device(to), len) };
+        })
+    }
+
+    /// Moves up to `len` bytes to bus address `to`: as many as lie together in host memory.
+    pub(super) fn copy_out(&self, from: u64, to: u64, len: u64) -> Result<u64, Status> {
+        self.addresses.with(to, len, Access::Write, |host, len| {
+            // SAFETY: the address space says that `len` bytes are there, and they stay while the mapping is used.
+            unsafe { ptr::copy_nonoverlapping(self.device(from), host, len) };
+        })
+    }
+
+    /// Moves `len` bytes inside the device, as if they had been held in between.
+    pub(super) fn within(&self, from: u64, to: u64, len: u64) {
+        // SAFETY: both ranges lie in the device's memory.
+        unsafe { ptr::copy(self.device(from), self.device(to), len as usize) };
+    }
+
+    /// Reads the descriptor at bus address `at`.
+    pub(super) fn fetch(&self, at: u64) -> Result<Descriptor, Status> {
+        let (space, size) = (self.addresses.read(), Descriptor::SIZE as u64);
+        let (host, len, _) = space.translate(at, size, Access::Read)?;
+        let whole = len == size || {
+            // It may lie across a page; a ring's pages lie together in host memory.
+            let (rest, more, _) = space.translate(at + len, size - len, Access::Read)?;
+            more == size - len && rest as u64 == host as u64 + len
+        };
+        if !whole || host as usize % align_of::<Descriptor>() != 0 {
+            return Err(Status::DescriptorError);
+        }
+        // SAFETY: the address space says that the bytes are there, and they stay while it is locked.
+        Ok(unsafe { ring::fetch(host) })
+    }
+
+    /// Writes the status of the descriptor at bus address `at` back.
+    pub(super) fn write_back(&self, at: u64, status: Status) -> Result<(), Status> {
+        let space = self.addresses.read();
+        match space.translate(at + Descriptor::STATUS as u64, 4, Access::Write)? {
+            // SAFETY: the address space says that the four bytes are there, aligned as when they were fetched, and they stay
+            // while it is locked.
+            (host, 4, _) => unsafe { ring::write_back(host, status) },
+            _ => return Err(Status::DescriptorError),
+        }
+        Ok(())
+    }
+}
