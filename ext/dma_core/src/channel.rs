@@ -1,24 +1,28 @@
 //! Transfers on their way to an engine: requests of any offset and length, split into the operations it takes, completed in any
 //! order.
 
+mod check;
+mod counters;
 mod plan;
 mod request;
+mod settle;
 mod shared;
 mod table;
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Engine, Limits, Queue, Rejected};
+use crate::engine::{Engine, Limits, Manner, Queue, Rejected};
 use crate::error::{Error, Result};
 use crate::memory::Region;
 use crate::sys;
-use crate::transfer::{Completion, Op, Status};
+use crate::transfer::{Completion, Status};
 
+use check::check;
+pub use counters::Counters;
 use request::{InFlight, State};
 pub use request::{Outcome, Request};
 pub use shared::{Shared, Waiter};
@@ -26,26 +30,6 @@ pub use table::{Role, Seat, Ticket};
 
 /// How long to wait for the event before looking all the same: an operation may end without an interrupt.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// How requests ended, in running totals: every one that was submitted is in `ended` once, or outstanding.
-#[derive(Debug, Default)]
-pub struct Counters {
-    /// Requests taken.
-    pub submitted: AtomicU64,
-    /// Requests ended, by [`Status::code`]; those that the operating system refused come last.
-    pub ended: [AtomicU64; 16],
-    /// Bytes that were moved, as the outcomes say.
-    pub bytes: AtomicU64,
-    /// Completions that were found though no interrupt told of them.
-    pub lost_interrupts: AtomicU64,
-}
-
-impl Counters {
-    fn count(&self, outcome: &Outcome) {
-        self.ended[(outcome.status.code() as usize).min(self.ended.len() - 1)].fetch_add(1, Relaxed);
-        self.bytes.fetch_add(outcome.bytes as u64, Relaxed);
-    }
-}
 
 /// Requests in, outcomes out, with at most `depth` operations in flight at the engine.
 ///
@@ -133,7 +117,7 @@ impl Channel {
     /// Takes a request, which begins after [`Channel::kick`] or the next [`Channel::submit`]; errors as there.
     pub fn enqueue(&mut self, request: Request) -> Result<u64> {
         self.check_process()?;
-        self.check(&request)?;
+        check(&request, &self.limits)?;
         let count = request.elements.len();
         if self.is_device && count > self.room() {
             let (taken, all) = (self.outstanding, self.slots.len());
@@ -154,74 +138,6 @@ impl Channel {
     /// The doorbell for what was enqueued; it begins with the next [`Channel::progress`].
     pub fn kick(&mut self) {
         self.held = None;
-    }
-
-    /// Refuses what the engine cannot take, before anything of it is begun.
-    fn check(&self, request: &Request) -> Result<()> {
-        let limits = &self.limits;
-        if request.elements.len() > limits.max_segments {
-            return Err(Error::Argument(format!(
-                "a scatter-gather list of {} elements: the device takes {} (max_segments); submit it in parts",
-                request.elements.len(),
-                limits.max_segments
-            )));
-        }
-        for op in &request.elements {
-            if let Some(span) = op.span() {
-                span.region().check_settled()?;
-            }
-            match op {
-                Op::Read { offset, span } | Op::Write { offset, span } => {
-                    self.check_range(*offset, span.len() as u64)?;
-                    if limits.strict && !request.whole {
-                        check_granule(*offset, span.len() as u64, limits.granule)?;
-                        if !request.bounce && span.address() as usize % limits.memory != 0 {
-                            let (at, multiple) = (span.address(), limits.memory);
-                            return Err(Error::Alignment(format!(
-                                "memory at {at:p}: the device takes memory at multiples of {multiple} bytes; align the buffer, or \
-                                 use write_dma and read_dma, which copy where they must"
-                            )));
-                        }
-                    }
-                }
-                Op::Copy { .. } | Op::List { .. } if !limits.copies => {
-                    return Err(Error::Unsupported(
-                        "this device moves bytes between memory and itself only; read into a buffer and write from it"
-                            .into(),
-                    ));
-                }
-                Op::Copy { from, to, len } => {
-                    for offset in [from, to] {
-                        self.check_range(*offset, *len)?;
-                        check_granule(*offset, *len, limits.granule)?;
-                    }
-                    if *len > limits.max_copy {
-                        return Err(Error::Argument(format!(
-                            "{len} bytes are more than the {} of one copy",
-                            limits.max_copy
-                        )));
-                    }
-                }
-                Op::Flush { .. } if !limits.flushes => {
-                    return Err(Error::Unsupported(
-                        "this device's memory is not durable: there is nothing to flush".into(),
-                    ));
-                }
-                Op::List { .. } | Op::Flush { .. } => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn check_range(&self, offset: u64, len: u64) -> Result<()> {
-        let size = self.limits.size;
-        if offset.checked_add(len).is_some_and(|end| end <= size) {
-            return Ok(());
-        }
-        Err(Error::Argument(match size == Limits::ANY.size {
-            true => format!("{len} bytes at offset {offset} pass the largest offset, 2**63 - 1"),
-            false => format!("{len} bytes at device address {offset:#x} are outside the device's {size} bytes"),
-        }))
     }
 
     /// Reaps completions, pushes what fits, and returns requests that ended, in the order they were submitted or not. Where there
@@ -424,8 +340,8 @@ impl Channel {
                     return false;
                 }
             };
-            let interrupt = state.request.interrupt;
-            let rejected = queue.push(tag, op, interrupt).err();
+            let manner = Manner { interrupt: state.request.interrupt, linked: position > 0 };
+            let rejected = queue.push(tag, op, manner).err();
             if let Some(rejected) = rejected {
                 state.take_back(&flight);
                 self.bounces.extend(flight.bounce.map(|bounce| Arc::clone(bounce.region())));
@@ -466,52 +382,6 @@ impl Channel {
         }
         self.completions = completions;
         any
-    }
-}
-
-/// Refuses what does not begin and end at a block of the device.
-fn check_granule(offset: u64, len: u64, granule: u64) -> Result<()> {
-    if offset % granule == 0 && len % granule == 0 {
-        return Ok(());
-    }
-    Err(Error::Alignment(format!(
-        "{len} bytes at device address {offset:#x}: the device takes multiples of {granule} bytes at multiples of {granule}"
-    )))
-}
-
-impl Drop for Channel {
-    /// Operations in flight cannot be recalled. They keep their memory; a thread of their own waits for them, and until the
-    /// last is over new transfers to that memory are refused, so that no late byte spoils them.
-    fn drop(&mut self) {
-        let Some(mut queue) = self.queue.take() else { return };
-        if self.check_process().is_err() {
-            // The parent's queue: its locks may be held by threads that are not in this process.
-            std::mem::forget(queue);
-            return;
-        }
-        let regions: Vec<_> = self.slots.iter().flatten().filter_map(|flight| flight.region.clone()).collect();
-        let tags: Vec<_> = (0u32..).zip(&self.slots).filter_map(|(tag, slot)| slot.as_ref().map(|_| tag)).collect();
-        let mut left = tags.len();
-        if left == 0 {
-            return;
-        }
-        tags.into_iter().for_each(|tag| queue.cancel(tag));
-        regions.iter().for_each(|region| region.abandon());
-        let wait = move || {
-            sys::block_signals();
-            let mut completions = Vec::new();
-            while left > 0 {
-                queue.acknowledge();
-                queue.reap(&mut completions);
-                left -= completions.drain(..).count();
-                if left > 0 {
-                    sys::wait_readable(queue.event(), Duration::from_secs(1));
-                }
-            }
-            regions.iter().for_each(|region| region.settle());
-        };
-        // Without a thread the memory stays refused for good: safe, if wasteful.
-        let _ = thread::Builder::new().name("dma-settle".into()).spawn(wait);
     }
 }
 

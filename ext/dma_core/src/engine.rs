@@ -149,6 +149,15 @@ pub trait Engine: Send + Sync + Debug {
     }
 }
 
+/// How an operation is to be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Manner {
+    /// Its completion makes the event readable.
+    pub interrupt: bool,
+    /// It goes on with what the one pushed before it began: where that failed, an engine that works in order does not attempt it.
+    pub linked: bool,
+}
+
 /// Why an operation was not taken; it comes back.
 #[derive(Debug)]
 pub enum Rejected {
@@ -160,9 +169,8 @@ pub enum Rejected {
 
 /// One user's way to an engine: operations go in by tag, completions come out in any order.
 pub trait Queue: Send + Debug {
-    /// Adds an operation. The engine may begin it at once, and must after [`Queue::kick`]. With `interrupt` its completion
-    /// makes the event readable.
-    fn push(&mut self, tag: u32, op: Op, interrupt: bool) -> Result<(), Rejected>;
+    /// Adds an operation. The engine may begin it at once, and must after [`Queue::kick`].
+    fn push(&mut self, tag: u32, op: Op, manner: Manner) -> Result<(), Rejected>;
     /// The doorbell: whatever was pushed begins.
     fn kick(&mut self);
     /// Moves completions to `out`; none is a valid number. The event may stay readable.
@@ -172,6 +180,9 @@ pub trait Queue: Send + Debug {
     /// Makes the event unreadable. Whoever is going to wait for it reaps once more after this: an interrupt for what was
     /// completed before may not come any more.
     fn acknowledge(&mut self);
+    /// Stops everything at once, where the engine can do that: it uses no memory of ours from now on, and completes nothing more.
+    /// Otherwise false.
+    fn stop(&mut self) -> bool;
     /// Asks that an operation be given up. It still completes, as [`crate::transfer::Status::Aborted`] or as it ends otherwise.
     fn cancel(&mut self, tag: u32);
 }

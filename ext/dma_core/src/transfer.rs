@@ -289,6 +289,8 @@ pub mod flags {
     pub const FENCE: u32 = 0x08;
     /// It goes on with the descriptor at `next`.
     pub const CHAIN: u32 = 0x10;
+    /// It belongs to the same transfer as the one before it in the ring, and is not attempted where that one failed.
+    pub const LINK: u32 = 0x40;
     /// Software wants it skipped: its status will be [`super::Status::Aborted`].
     pub const CANCEL: u32 = 0x20;
 }

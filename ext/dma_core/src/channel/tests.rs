@@ -2,6 +2,7 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
@@ -10,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::Stats;
 use crate::memory::{Layout, Lock, Span};
-use crate::transfer::{Direction, Path};
+use crate::transfer::{Direction, Op, Path};
 
 /// A device of bytes, and how it misbehaves.
 #[derive(Debug)]
@@ -81,7 +82,7 @@ impl Engine for Fake {
 }
 
 impl Queue for FakeQueue {
-    fn push(&mut self, tag: u32, op: Op, _interrupt: bool) -> Result<(), Rejected> {
+    fn push(&mut self, tag: u32, op: Op, _manner: Manner) -> Result<(), Rejected> {
         let mut device = self.device.lock().unwrap();
         device.longest = device.longest.max(self.pushed.len() + 1);
         if let (Op::Read { offset, span }, false) = (&op, device.vague) {
@@ -119,6 +120,10 @@ impl Queue for FakeQueue {
     }
 
     fn acknowledge(&mut self) {}
+
+    fn stop(&mut self) -> bool {
+        false
+    }
 
     fn cancel(&mut self, tag: u32) {
         self.cancelled.push(tag);

@@ -16,6 +16,7 @@ mod port;
 mod registers;
 mod space;
 mod trace;
+mod work;
 mod worker;
 
 pub use device::{Device, DeviceOptions};

@@ -7,7 +7,7 @@ use ::loom::sync::Condvar;
 use ::loom::thread;
 
 use super::*;
-use crate::engine::{Limits, Queue, Rejected, Stats};
+use crate::engine::{Limits, Manner, Queue, Rejected, Stats};
 use crate::sync::Event;
 use crate::transfer::{Completion, Op, Path};
 
@@ -69,7 +69,7 @@ impl Engine for Handle {
 }
 
 impl Queue for Handle {
-    fn push(&mut self, tag: u32, _op: Op, _interrupt: bool) -> Result<(), Rejected> {
+    fn push(&mut self, tag: u32, _op: Op, _manner: Manner) -> Result<(), Rejected> {
         lock(&self.0.line).pushed.push(tag);
         Ok(())
     }
@@ -91,6 +91,10 @@ impl Queue for Handle {
 
     fn event(&self) -> BorrowedFd<'_> {
         self.0.event.as_fd()
+    }
+
+    fn stop(&mut self) -> bool {
+        false
     }
 
     fn cancel(&mut self, tag: u32) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 
 use super::Handle;
-use crate::engine::{Engine, Limits, Queue, Rejected, Stats};
+use crate::engine::{Engine, Limits, Manner, Queue, Rejected, Stats};
 use crate::error::{Error, Result};
 use crate::sys::{self, PerProcess};
 use crate::transfer::{Completion, Op, Path, Status};
@@ -73,7 +73,7 @@ struct Done {
 }
 
 impl Queue for ThreadQueue {
-    fn push(&mut self, tag: u32, op: Op, _interrupt: bool) -> Result<(), Rejected> {
+    fn push(&mut self, tag: u32, op: Op, _manner: Manner) -> Result<(), Rejected> {
         let cancelled = Arc::new(AtomicBool::new(false));
         self.in_flight[tag as usize] = Some(Arc::clone(&cancelled));
         self.pushed.push(Job { tag, op, handle: Arc::clone(&self.handle), done: Arc::clone(&self.done), cancelled });
@@ -108,6 +108,11 @@ impl Queue for ThreadQueue {
 
     /// Reaping takes all there is, and the signal with it.
     fn acknowledge(&mut self) {}
+
+    /// The kernel cannot be stopped in the middle of a pread(2).
+    fn stop(&mut self) -> bool {
+        false
+    }
 
     fn cancel(&mut self, tag: u32) {
         let Some(cancelled) = &self.in_flight[tag as usize] else { return };

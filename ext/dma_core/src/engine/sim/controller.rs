@@ -5,15 +5,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use super::faults::{Faults, Kind};
-use super::port::{Common, Port, Record};
+use super::port::{Port, Record};
 use super::registers::{control, Bank};
 use super::trace::{Event, What};
+use super::work::{check, Phase, Work};
 use super::{BUS_WIDTH, CYCLE};
 use crate::transfer::{flags, Access, Descriptor, Status};
 
 /// The longest chain: one that is longer runs in a circle.
 const MAX_CHAIN: u32 = 1 << 16;
-const WITHIN: u32 = flags::TO_DEVICE | flags::FROM_DEVICE;
 
 /// What a channel needs of its machine for one transaction.
 pub(super) struct Bus<'a> {
@@ -31,75 +31,15 @@ pub(super) struct Controller {
     work: Option<Work>,
     /// Something failed since the ring was last empty: fences are not passed.
     failed: bool,
+    /// The last transfer of the ring failed: what is linked to it is not attempted.
+    broken: bool,
     /// The ring cannot be read.
     halted: bool,
 }
 
-/// A transfer under way: a descriptor of the ring with what is chained to it, or what the registers say.
-#[derive(Debug)]
-struct Work {
-    /// The slot of the ring; `None`: the registers.
-    slot: Option<u32>,
-    phase: Phase,
-    /// Bus address of the descriptor in hand, and of the first of its chain.
-    at: u64,
-    first: u64,
-    first_flags: u32,
-    /// The first one is there for its chain only.
-    is_list: bool,
-    length: u32,
-    descriptor: Descriptor,
-    /// Bytes of it that were moved, and of the chain without a gap.
-    done: u64,
-    total: u64,
-    /// How the descriptor in hand fails, and how the chain did.
-    failure: Option<Status>,
-    chain_failure: Option<Status>,
-    /// What goes wrong when the next byte is moved.
-    fault: Option<Kind>,
-    quiet: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Fetch,
-    Move,
-    Finish,
-    Hung,
-}
-
-impl Work {
-    fn new(slot: Option<u32>, at: u64, descriptor: Descriptor) -> Work {
-        Work {
-            slot,
-            phase: Phase::Move,
-            at,
-            first: at,
-            first_flags: descriptor.flags,
-            is_list: descriptor.length == 0 && descriptor.flags & flags::CHAIN != 0,
-            length: 1,
-            descriptor,
-            done: 0,
-            total: 0,
-            failure: None,
-            chain_failure: None,
-            fault: None,
-            quiet: false,
-        }
-    }
-
-    fn left(&self) -> u64 {
-        u64::from(self.descriptor.length) - self.done
-    }
-
-    fn is_within(&self) -> bool {
-        self.descriptor.flags & WITHIN == WITHIN
-    }
-}
-
 impl Controller {
     pub(super) fn new(port: Arc<Port>) -> Controller {
-        Controller { port, bank: Bank::default(), work: None, failed: false, halted: false }
+        Controller { port, bank: Bank::default(), work: None, failed: false, broken: false, halted: false }
     }
 
     /// How many cycles the next transaction takes; `None` where there is nothing to do.
@@ -201,7 +141,10 @@ impl Controller {
         work.phase = Phase::Move;
         work.failure = if control & flags::CANCEL != 0 {
             Some(Status::Aborted)
-        } else if work.chain_failure.is_some() || (control & flags::FENCE != 0 && self.failed) {
+        } else if work.chain_failure.is_some()
+            || (control & flags::FENCE != 0 && self.failed)
+            || (control & flags::LINK != 0 && self.broken)
+        {
             Some(Status::NotAttempted)
         } else if !common.link.load(Relaxed) {
             Some(Status::LinkDown)
@@ -332,7 +275,8 @@ impl Controller {
                 }
                 self.write_back(work.first, status, bus);
                 self.bank.head = (slot + 1) % self.bank.ring_size.max(1);
-                self.failed = (self.failed || status.is_failure()) && self.has_descriptor();
+                self.broken = status.is_failure();
+                self.failed = (self.failed || self.broken) && self.has_descriptor();
                 work.first_flags & flags::INTERRUPT != 0
             }
             None => {
@@ -391,7 +335,7 @@ impl Controller {
             self.abort(slot, bus);
         }
         self.abort(None, bus);
-        (self.failed, self.halted) = (false, false);
+        (self.failed, self.broken, self.halted) = (false, false, false);
     }
 
     /// Aborts what is under way and forgets the ring.
@@ -401,29 +345,4 @@ impl Controller {
         self.port.doorbell.ring(0);
         self.port.forget_records();
     }
-}
-
-/// Refuses a descriptor that the device cannot carry out.
-fn check(common: &Common, descriptor: &Descriptor) -> Result<(), Status> {
-    let Descriptor { source, destination, length, flags: control, .. } = *descriptor;
-    let (length, options) = (u64::from(length), &common.options);
-    let limit = 1u128 << options.address_bits;
-    let reach = |address: u64| u128::from(address) + u128::from(length) <= limit && address % options.alignment == 0;
-    let inside = |address: u64| reach(address) && address.checked_add(length).is_some_and(|end| end <= options.memory);
-    if length == 0 || length % options.alignment != 0 {
-        return Err(Status::BadLength);
-    }
-    let (source, destination) = match control & WITHIN {
-        flags::TO_DEVICE => (reach(source), inside(destination)),
-        flags::FROM_DEVICE => (inside(source), reach(destination)),
-        WITHIN => (inside(source), inside(destination)),
-        _ => return Err(Status::DescriptorError),
-    };
-    if !source {
-        return Err(Status::BadSource);
-    }
-    if !destination {
-        return Err(Status::BadDestination);
-    }
-    Ok(())
 }

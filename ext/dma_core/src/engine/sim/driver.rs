@@ -8,7 +8,7 @@ use super::controller::Controller;
 use super::device::Device;
 use super::port::Port;
 use super::registers::Bank;
-use crate::engine::{Engine, Mapping, Queue, Rejected};
+use crate::engine::{Engine, Manner, Mapping, Queue, Rejected};
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::ring::{Memory, Ring, Slots};
@@ -130,7 +130,7 @@ fn descriptors(device: &Device, count: u32) -> Result<(Memory, Arc<dyn Mapping>)
 }
 
 impl Queue for Driver {
-    fn push(&mut self, tag: u32, op: Op, interrupt: bool) -> Result<(), Rejected> {
+    fn push(&mut self, tag: u32, op: Op, manner: Manner) -> Result<(), Rejected> {
         if self.ring.room() == 0 {
             return Err(Rejected::Full(op));
         }
@@ -141,8 +141,8 @@ impl Queue for Driver {
             Err(_) if self.ring.pending() > 0 => return Err(Rejected::Full(op)),
             Err(error) => return Err(Rejected::Failed(op, error)),
         };
-        if interrupt {
-            descriptor.flags |= flags::INTERRUPT;
+        for (wanted, flag) in [(manner.interrupt, flags::INTERRUPT), (manner.linked, flags::LINK)] {
+            descriptor.flags |= if wanted { flag } else { 0 };
         }
         match self.ring.add(descriptor) {
             Ok(slot) => {
@@ -185,6 +185,11 @@ impl Queue for Driver {
         self.port.interrupt.acknowledge();
     }
 
+    fn stop(&mut self) -> bool {
+        self.device.with_controller(self.port.index, Controller::reset);
+        true
+    }
+
     fn cancel(&mut self, tag: u32) {
         let Some(slot) = self.slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.tag == tag)) else {
             return;
@@ -201,7 +206,7 @@ impl Drop for Driver {
         if self.device.machine().check().is_err() {
             return;
         }
-        self.device.with_controller(self.port.index, Controller::reset);
+        self.stop();
         self.port.taken.store(false, SeqCst);
     }
 }

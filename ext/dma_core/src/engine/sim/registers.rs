@@ -152,7 +152,7 @@ impl Bank {
         self.ring_base = u64_at(0x20);
         if touches(0x28, 4) {
             (self.ring_size, self.head) = (u32_at(0x28), 0);
-            return Command::Doorbell(0);
+            return Command::Doorbell(if touches(TAIL, 4) { u32_at(TAIL) } else { 0 });
         }
         if touches(TAIL, 4) {
             return Command::Doorbell(u32_at(TAIL));

@@ -131,7 +131,9 @@ pub fn a_failure_in_a_list(bench: &dyn Bench) -> Verdict {
         assert_eq!((outcome.status, outcome.bytes), (rig.failure, broken * BLOCK));
         let seen = bytes(&target);
         assert!(seen[..broken * BLOCK] == rig.original(BASE, broken * BLOCK));
-        assert!(seen[broken * BLOCK..][..BLOCK].iter().all(|byte| *byte == 0xee));
+        // Where nothing overtakes, what comes behind is not attempted; elsewhere it may be under way already.
+        let untouched = if rig.limits().ordered { 4 - broken } else { 1 };
+        assert!(seen[broken * BLOCK..][..untouched * BLOCK].iter().all(|byte| *byte == 0xee));
         rig.finish();
     }
     Ok(())

@@ -1,0 +1,43 @@
+//! The end of a channel whose engine has not let go of everything yet.
+
+use std::thread;
+use std::time::Duration;
+
+use super::Channel;
+use crate::sys;
+
+impl Drop for Channel {
+    /// Operations in flight that cannot be stopped keep their memory; a thread of their own waits for them, and until the last is
+    /// over new transfers to that memory are refused, so that no late byte spoils them.
+    fn drop(&mut self) {
+        let Some(mut queue) = self.queue.take() else { return };
+        if self.check_process().is_err() {
+            // The parent's queue: its locks may be held by threads that are not in this process.
+            std::mem::forget(queue);
+            return;
+        }
+        let regions: Vec<_> = self.slots.iter().flatten().filter_map(|flight| flight.region.clone()).collect();
+        let tags: Vec<_> = (0u32..).zip(&self.slots).filter_map(|(tag, slot)| slot.as_ref().map(|_| tag)).collect();
+        let mut left = tags.len();
+        if left == 0 || queue.stop() {
+            return;
+        }
+        tags.into_iter().for_each(|tag| queue.cancel(tag));
+        regions.iter().for_each(|region| region.abandon());
+        let wait = move || {
+            sys::block_signals();
+            let mut completions = Vec::new();
+            while left > 0 {
+                queue.acknowledge();
+                queue.reap(&mut completions);
+                left -= completions.drain(..).count();
+                if left > 0 {
+                    sys::wait_readable(queue.event(), Duration::from_secs(1));
+                }
+            }
+            regions.iter().for_each(|region| region.settle());
+        };
+        // Without a thread the memory stays refused for good: safe, if wasteful.
+        let _ = thread::Builder::new().name("dma-settle".into()).spawn(wait);
+    }
+}
