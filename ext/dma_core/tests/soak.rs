@@ -164,6 +164,9 @@ fn nothing_is_lost_and_nothing_leaks() {
     let before = resident();
     soak(true, transfers() / 2);
     soak(false, transfers() - transfers() / 2);
-    let grown = resident().saturating_sub(before);
-    assert!(grown < 4 << 20, "{grown} bytes more are resident than before");
+    // A sanitizer keeps memory that was freed, and books of its own.
+    if !option_env!("RUSTFLAGS").is_some_and(|flags| flags.contains("sanitizer")) {
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 4 << 20, "{grown} bytes more are resident than before");
+    }
 }
