@@ -6,9 +6,10 @@ Gem::Specification.new do |spec|
   spec.name = "dma"
   spec.version = DMA::VERSION
   spec.authors = ["the dma authors"]
-  spec.summary = "Page-aligned, locked memory, and files read straight into it"
-  spec.description = "Memory that the kernel and hardware read and write directly, and files moved through it " \
-                     "without copies into Strings, without blocking other threads or fibers."
+  spec.summary = "Page-aligned, locked memory, and files and devices that read and write it directly"
+  spec.description = "Memory that the kernel and hardware read and write directly; files by O_DIRECT and devices by " \
+                     "descriptors, first of all a simulated DMA machine; without copies into Strings, without " \
+                     "blocking other threads or fibers."
   spec.license = "MIT"
   spec.required_ruby_version = ">= 3.1"
   spec.metadata["rubygems_mfa_required"] = "true"
@@ -16,7 +17,7 @@ Gem::Specification.new do |spec|
   # What an installed gem needs: to build (the whole Cargo workspace with its lock file), to run, and to be read.
   spec.files = IO.popen(
     %w[git ls-files -z -- lib exe sig ext Cargo.toml Cargo.lock README.md CHANGELOG.md LICENSE
-       :!ext/*/tests/* :!ext/*/benches/*],
+       :!ext/*/tests/* :!ext/*/benches/* :!ext/*/examples/*],
     chdir: __dir__, &:read
   ).split("\0")
   spec.extensions = ["ext/dma/extconf.rb"]
