@@ -115,6 +115,7 @@ module DMA
     #
     # @return [IO]
     def to_io
+      native_check
       @to_io ||= IO.for_fd(native_descriptor, "r")
     end
 

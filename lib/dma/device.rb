@@ -14,6 +14,10 @@ module DMA
   # of several channels are independent. A device may be used by any number of threads and fibers. In the child of a
   # fork, devices of the parent raise {ClosedError}.
   class Device
+    # Two threads that ask for a channel at once get the same one.
+    OPENING = Thread::Mutex.new
+    private_constant :OPENING
+
     # @!attribute [r] name
     #   @return [String] what it was opened as
 
@@ -81,8 +85,10 @@ module DMA
     # @raise [ArgumentError] where there is no such channel
     # @raise [BusyError] where an aborted transfer still has the channel
     def channel(index = 0)
-      @channels ||= {}
-      @channels[index] ||= native_channel(index)
+      native_check
+      (@channels || {})[index] || OPENING.synchronize do
+        (@channels ||= {})[DMA.__send__(:natural, index, "channel")] ||= native_channel(index)
+      end
     end
 
     # Begins to write to the device, and does not wait for it.
@@ -114,6 +120,7 @@ module DMA
       raise ArgumentError, "size is needed where there is no memory to read into" unless size || into
 
       size = DMA.__send__(:natural, size, "size") if size
+      timeout = Float(timeout) if timeout
       self.channel(channel).__send__(:read, size, DMA.__send__(:natural, at, "at"), into, timeout)
     end
 
@@ -125,6 +132,7 @@ module DMA
     #   {TransferError#failures}
     # @raise [TimeoutError]
     def wait_completion(timeout: nil)
+      native_check
       deadline = deadline(timeout)
       channels = (@channels || {}).values
       channels.each { |channel| channel.__send__(:drain_until, deadline, timeout) }
@@ -188,6 +196,7 @@ module DMA
     # @return [Registers] the device's registers
     # @raise [UnsupportedError] where it has none
     def registers
+      native_check
       @registers ||= native_registers || raise(UnsupportedError, "#{name} has no registers")
     end
 

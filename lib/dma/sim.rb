@@ -115,7 +115,9 @@ module DMA
     # @param count [Integer, nil] how often; nil: once, or with a probability for ever
     # @return [self]
     def inject(kind, descriptor: nil, address: nil, probability: nil, device: nil, channel: nil, count: nil)
-      raise ArgumentError, "count: #{count.inspect} is not 1 or more" unless count.nil? || count.positive?
+      unless count.nil? || (count.is_a?(Integer) && count.positive?)
+        raise ArgumentError, "count: #{count.inspect} is not 1 or more"
+      end
 
       descriptor ||= 0 unless address || probability
       count ||= 1 unless probability
@@ -144,9 +146,9 @@ module DMA
       Trace.new(events)
     end
 
-    # @return [String] clock, IOMMU and time
+    # @return [String] clock, IOMMU and seed
     def inspect
-      "#<#{self.class} clock: #{clock} iommu: #{iommu?} cycles: #{cycles}>"
+      "#<#{self.class} clock: #{clock} iommu: #{iommu?} seed: #{seed}>"
     end
 
     private

@@ -41,8 +41,9 @@ module DMA
     # @raise [TransferError] where it did not end well; {FaultError} for a fault of the IOMMU
     # @raise [TimeoutError]
     def wait(timeout: nil)
+      seconds = timeout && Float(timeout)
       begin
-        channel.__send__(:native_wait, self, timeout && Float(timeout))
+        channel.__send__(:native_wait, self, seconds)
       ensure
         channel.__send__(:native_forget, self)
       end
@@ -67,12 +68,10 @@ module DMA
     def on_complete(&block)
       raise ArgumentError, "on_complete needs a block to call" unless block
 
-      if done?
-        channel.__send__(:native_forget, self)
-        yield self
-      else
-        native_call_back(block)
-      end
+      return self if native_call_back(block)
+
+      channel.__send__(:native_forget, self)
+      yield self
       self
     end
 
@@ -84,7 +83,7 @@ module DMA
 
     # @return [String] number, size and state
     def inspect
-      "#<#{self.class} #{id} #{status} #{bytes}/#{size}>"
+      "#<#{self.class} #{id} of #{size} bytes: #{native_reason}>"
     end
 
     private

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dma_core::channel::{Request, Role, Seat, Shared, Ticket, Waiter};
+use dma_core::channel::{Outcome, Request, Role, Seat, Shared, Ticket, Waiter};
 use dma_core::device::Kind;
 use dma_core::memory::{Layout, Lock, Region, Span};
 use dma_core::transfer::{Direction, Op, Status};
@@ -14,8 +14,8 @@ use dma_core::{sys, Error as Core};
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{
-    gc, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, RString, Ruby, Symbol, TryConvert,
-    TypedData, Value,
+    error::ErrorType, gc, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, RString, Ruby, Symbol,
+    TryConvert, TypedData, Value,
 };
 
 use crate::buffer::Size;
@@ -29,6 +29,8 @@ use crate::transfer::Transfer;
 
 /// Seats that are kept for the next who waits.
 const IDLE_SEATS: usize = 16;
+/// Steps of a machine with a manual clock before other threads and fibers get their turn, and interrupts theirs.
+const STEPS: u32 = 1024;
 /// Memory for Strings that is kept for the next one.
 const STAGES: usize = 8;
 const STAGE: usize = 1 << 20;
@@ -68,6 +70,7 @@ struct RubyWaiter<'a> {
     ruby: &'a Ruby,
     channel: &'a Channel,
     seat: Event,
+    steps: u32,
 }
 
 impl Waiter for RubyWaiter<'_> {
@@ -80,6 +83,14 @@ impl Waiter for RubyWaiter<'_> {
 
     fn reaped(&mut self) -> Result<(), Error> {
         self.channel.dispatch(self.ruby)
+    }
+
+    fn step(&mut self) -> Result<(), Error> {
+        self.steps = self.steps.wrapping_add(1);
+        if self.steps % STEPS == 0 {
+            self.seat.wait(self.ruby, Some(Duration::ZERO))?;
+        }
+        Ok(())
     }
 
     fn error(&mut self, error: Core) -> Error {
@@ -133,12 +144,38 @@ impl Channel {
             while let Some(callback) = transfer.next_callback() {
                 called = true;
                 let returned: Result<Value, Error> = callback.get_inner_with(ruby).funcall("call", (value,));
-                result = result.and(returned.map(drop));
+                if let Err(error) = returned {
+                    if matches!(error.error_type(), ErrorType::Jump(_)) {
+                        // A `throw`, or the end of this thread: no Ruby code may run in between. Whoever looks next goes on.
+                        lock(&self.transfers).insert(ticket.id(), (ticket, value.into()));
+                        self.seen.store(u64::MAX, Relaxed);
+                        return Err(error);
+                    }
+                    result = result.and(Err(error));
+                }
             }
             if !called {
                 self.keep_ended(ticket, value);
             }
         }
+    }
+
+    /// Whether nobody was told yet how the transfer ended.
+    pub fn holds(&self, ticket: &Ticket) -> bool {
+        lock(&self.transfers).contains_key(&ticket.id())
+    }
+
+    /// Calls back for what is known to have ended, and looks for more while this one has not.
+    pub fn look(&self, ruby: &Ruby, ticket: &Ticket) -> Result<(), Error> {
+        match ticket.outcome() {
+            Some(_) => self.dispatch(ruby),
+            None => self.poll(ruby),
+        }
+    }
+
+    /// Refuses a handle that was closed, though others may have the device open, and the child of a fork.
+    fn check(&self, ruby: &Ruby) -> Result<(), Error> {
+        <&Device>::try_convert(self.device.get_inner_with(ruby))?.open(ruby).map(drop)
     }
 
     /// Failures are kept until somebody asks; of those that went well the oldest are forgotten.
@@ -161,6 +198,7 @@ impl Channel {
         keep: Vec<Opaque<Value>>,
         stage: Option<Arc<Region>>,
     ) -> Result<Obj<Transfer>, Error> {
+        this.check(ruby)?;
         // Should the rest fail, the foreign memory must not go away under the engine.
         let ticket = this.shared.submit(request, kick).or_raise(ruby)?;
         let transfer = ruby.obj_wrap(Transfer::new(Arc::clone(&ticket), this, keep, stage));
@@ -171,24 +209,7 @@ impl Channel {
     fn wait(&self, ruby: &Ruby, transfer: &Transfer, timeout: Option<Duration>) -> Result<(), Error> {
         let ticket = transfer.ticket();
         if ticket.outcome().is_none() {
-            self.shared.kick().or_raise(ruby)?;
-            let idle = lock(&self.seats).pop();
-            let (seat, event) = match idle {
-                Some(pair) => pair,
-                None => {
-                    let seat = Seat::new().or_raise(ruby)?;
-                    let event = Event::new(ruby, seat.event())?;
-                    (seat, event)
-                }
-            };
-            let mut waiter = RubyWaiter { ruby, channel: self, seat: event };
-            let waited = self.shared.wait(ticket, &seat, timeout, &mut waiter);
-            let mut seats = lock(&self.seats);
-            if waited.is_ok() && seats.len() < IDLE_SEATS {
-                seats.push((seat, event));
-            }
-            drop(seats);
-            match waited {
+            match self.wait_seated(ruby, ticket, timeout) {
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     self.give_up(ruby, transfer, Status::TimedOut);
@@ -203,6 +224,31 @@ impl Channel {
             }
         }
         self.dispatch(ruby)
+    }
+
+    fn wait_seated(
+        &self,
+        ruby: &Ruby,
+        ticket: &Arc<Ticket>,
+        timeout: Option<Duration>,
+    ) -> Result<Option<Outcome>, Error> {
+        self.shared.kick().or_raise(ruby)?;
+        let idle = lock(&self.seats).pop();
+        let (seat, event) = match idle {
+            Some(pair) => pair,
+            None => {
+                let seat = Seat::new().or_raise(ruby)?;
+                let event = Event::new(ruby, seat.event())?;
+                (seat, event)
+            }
+        };
+        let mut waiter = RubyWaiter { ruby, channel: self, seat: event, steps: 0 };
+        let waited = self.shared.wait(ticket, &seat, timeout, &mut waiter);
+        let mut seats = lock(&self.seats);
+        if waited.is_ok() && seats.len() < IDLE_SEATS {
+            seats.push((seat, event));
+        }
+        waited
     }
 
     /// Cancels a transfer, and waits a moment for the engine to let go of its memory.
@@ -258,7 +304,9 @@ fn native_submit_ring(ruby: &Ruby, this: Obj<Channel>, ring: Obj<Ring>, fence: b
     let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
     let op = ring.chain(ruby, device)?;
     let request = Request { fence, ..Request::new(op) };
-    Channel::submit(this, ruby, request, true, vec![ring.as_value().into()], None)
+    let transfer = Channel::submit(this, ruby, request, true, vec![ring.as_value().into()], None)?;
+    ring.follow(transfer.ticket());
+    Ok(transfer)
 }
 
 fn native_write_string(ruby: &Ruby, this: Obj<Channel>, string: RString, offset: u64) -> Result<Obj<Transfer>, Error> {
@@ -286,6 +334,7 @@ fn native_wait(ruby: &Ruby, this: &Channel, transfer: &Transfer, timeout: Option
 }
 
 fn native_cancel(ruby: &Ruby, this: &Channel, transfer: &Transfer) -> Result<(), Error> {
+    <&Device>::try_convert(this.device.get_inner_with(ruby))?.core().check().or_raise(ruby)?;
     this.shared.cancel(transfer.ticket(), Status::Aborted);
     this.dispatch(ruby)
 }
@@ -299,6 +348,7 @@ fn native_forget(this: &Channel, transfer: &Transfer) {
 }
 
 fn native_kick(ruby: &Ruby, this: &Channel) -> Result<(), Error> {
+    this.check(ruby)?;
     this.shared.kick().or_raise(ruby)
 }
 
@@ -313,6 +363,7 @@ fn native_next_ended(this: &Channel) -> Option<Opaque<Value>> {
 }
 
 fn native_reset(ruby: &Ruby, this: &Channel) -> Result<bool, Error> {
+    this.check(ruby)?;
     let shared = &this.shared;
     let idle = gvl::without(ruby, || shared.reset(GRACE))?.or_raise(ruby)?;
     this.dispatch(ruby)?;
@@ -388,6 +439,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("state", method!(state, 0))?;
     class.define_method("stats", method!(stats, 0))?;
     class.define_method("poll", method!(|ruby: &Ruby, this: &Channel| this.poll(ruby), 0))?;
+    class.define_private_method("native_check", method!(|ruby: &Ruby, this: &Channel| this.check(ruby), 0))?;
     class.define_private_method("native_submit", method!(native_submit, 5))?;
     class.define_private_method("native_submit_ring", method!(native_submit_ring, 2))?;
     class.define_private_method("native_write_string", method!(native_write_string, 2))?;

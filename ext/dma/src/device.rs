@@ -72,6 +72,7 @@ pub fn direct_from(ruby: &Ruby, direct: Value) -> Result<Direct, Error> {
 fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Error> {
     let direct = direct_from(ruby, direct)?;
     let core = gvl::without(ruby, move || CoreDevice::open(&path, direct))?.or_raise(ruby)?;
+    core.check().or_raise(ruby)?;
     Ok(Device::new(core))
 }
 
@@ -100,9 +101,9 @@ fn sim(this: &Device) -> Option<Sim> {
     }
 }
 
-fn registers(ruby: &Ruby, this: &Device) -> Result<Option<Registers>, Error> {
+fn registers(ruby: &Ruby, this: Obj<Device>) -> Result<Option<Registers>, Error> {
     let engine = this.open(ruby)?.engine();
-    Ok(engine.registers().map(|registers| Registers::new(registers, engine.clock())))
+    Ok(engine.registers().map(|registers| Registers::new(registers, engine.clock(), this)))
 }
 
 fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
@@ -148,6 +149,7 @@ fn core_error(errno: dma_core::Errno, core: &CoreDevice) -> dma_core::Error {
 
 /// What only the device knows: the statistics that are not of a channel.
 fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
+    this.core.check().or_raise(ruby)?;
     let hash = ruby.hash_new();
     let bounced = this.core.engine().stats().bounced_bytes.load(std::sync::atomic::Ordering::Relaxed);
     hash.aset(ruby.to_symbol("bounced_bytes"), bounced)?;
@@ -185,6 +187,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("sim", method!(sim, 0))?;
     class.define_method("capabilities", method!(capabilities, 0))?;
     class.define_private_method("native_registers", method!(registers, 0))?;
+    class.define_private_method("native_check", method!(|ruby: &Ruby, this: &Device| this.open(ruby).map(drop), 0))?;
     class.define_private_method("native_close", method!(native_close, 0))?;
     class.define_private_method("native_channel", method!(native_channel, 1))?;
     class.define_private_method("native_reset", method!(native_reset, 0))?;

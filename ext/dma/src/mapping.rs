@@ -7,8 +7,10 @@ use dma_core::engine::Mapping as CoreMapping;
 use dma_core::memory::{check_range, PageLock, Region, Residency, Span};
 use dma_core::transfer::Access;
 use magnus::typed_data::Obj;
-use magnus::value::Opaque;
-use magnus::{gc, method, prelude::*, DataTypeFunctions, Error, RArray, RModule, Ruby, Symbol, TypedData, Value};
+use magnus::value::{InnerValue, Opaque};
+use magnus::{
+    gc, method, prelude::*, DataTypeFunctions, Error, RArray, RModule, Ruby, Symbol, TryConvert, TypedData, Value,
+};
 
 use crate::buffer::{choice, Buffer, Size};
 use crate::device::Device;
@@ -57,6 +59,7 @@ impl Mapping {
     }
 
     fn with<T>(&self, ruby: &Ruby, work: impl FnOnce(&dyn CoreMapping) -> T) -> Result<T, Error> {
+        <&Device>::try_convert(self.device.get_inner_with(ruby))?.core().check().or_raise(ruby)?;
         match &*self.mapped() {
             Some(mapped) => Ok(work(&*mapped.mapping)),
             None => Err(misuse(ruby, "this mapping was taken away (unmap); map the memory again")),

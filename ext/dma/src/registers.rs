@@ -3,27 +3,45 @@
 use std::sync::Arc;
 
 use dma_core::engine::{ManualClock, Registers as CoreRegisters};
-use magnus::{method, prelude::*, DataTypeFunctions, Error, Integer, RModule, Ruby, TypedData};
+use magnus::typed_data::Obj;
+use magnus::value::{InnerValue, Opaque};
+use magnus::{gc, method, prelude::*, DataTypeFunctions, Error, Integer, RModule, Ruby, TryConvert, TypedData, Value};
 
 use crate::buffer::Size;
+use crate::device::Device;
 use crate::error::{argument, raise};
 
 #[derive(TypedData)]
-#[magnus(class = "DMA::Registers", free_immediately)]
+#[magnus(class = "DMA::Registers", free_immediately, mark)]
 pub struct Registers {
     registers: Arc<dyn CoreRegisters>,
     clock: Option<Arc<dyn ManualClock>>,
+    device: Opaque<Value>,
 }
 
-impl DataTypeFunctions for Registers {}
+impl DataTypeFunctions for Registers {
+    fn mark(&self, marker: &gc::Marker) {
+        marker.mark(self.device);
+    }
+}
 
 impl Registers {
     /// The registers of a device, and its clock where it runs only when it is told to.
-    pub fn new(registers: Arc<dyn CoreRegisters>, clock: Option<Arc<dyn ManualClock>>) -> Registers {
-        Registers { registers, clock }
+    pub fn new(
+        registers: Arc<dyn CoreRegisters>,
+        clock: Option<Arc<dyn ManualClock>>,
+        device: Obj<Device>,
+    ) -> Registers {
+        Registers { registers, clock, device: device.as_value().into() }
+    }
+
+    /// Refuses a device that was closed, and the child of a fork.
+    fn open(&self, ruby: &Ruby) -> Result<(), Error> {
+        <&Device>::try_convert(self.device.get_inner_with(ruby))?.open(ruby).map(drop)
     }
 
     fn check(&self, ruby: &Ruby, offset: usize, width: u8) -> Result<u64, Error> {
+        self.open(ruby)?;
         let (offset, bytes, size) = (offset as u64, u64::from(width), self.registers.size());
         if offset.checked_add(bytes).is_none_or(|end| end > size) {
             return Err(argument(
@@ -58,13 +76,15 @@ fn native_write(ruby: &Ruby, this: &Registers, Size(offset): Size, width: u8, va
 }
 
 /// Nanoseconds of a manual clock; nil where time passes by itself.
-fn native_now(this: &Registers) -> Option<u64> {
-    this.clock.as_ref().map(|clock| clock.now())
+fn native_now(ruby: &Ruby, this: &Registers) -> Result<Option<u64>, Error> {
+    this.open(ruby)?;
+    Ok(this.clock.as_ref().map(|clock| clock.now()))
 }
 
 /// Lets a machine with a manual clock take a step before `until`; false where it has none to take.
-fn native_step(this: &Registers, until: Option<u64>) -> bool {
-    this.clock.as_ref().is_some_and(|clock| clock.step_until(until))
+fn native_step(ruby: &Ruby, this: &Registers, until: Option<u64>) -> Result<bool, Error> {
+    this.open(ruby)?;
+    Ok(this.clock.as_ref().is_some_and(|clock| clock.step_until(until)))
 }
 
 /// Defines the class.

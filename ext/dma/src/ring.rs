@@ -1,8 +1,10 @@
 //! `DMA::Ring`: a descriptor ring in memory, filled by hand.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use dma_core::channel::Ticket;
 use dma_core::device::Kind;
+use dma_core::engine::sim::Device as SimDevice;
 use dma_core::engine::Mapping as CoreMapping;
 use dma_core::memory::{Layout, Lock, Region, Span};
 use dma_core::ring::{Memory, Ring as CoreRing, Slots};
@@ -12,16 +14,21 @@ use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RMo
 
 use crate::buffer::choice;
 use crate::device::Device;
-use crate::error::{argument, OrRaise};
+use crate::error::{argument, busy, OrRaise};
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Ring", free_immediately)]
 pub struct Ring {
     ring: Mutex<CoreRing>,
     region: Arc<Region>,
-    /// For the device that fetches from it, by the device's name: made when it is first submitted.
-    mapping: Mutex<Option<(usize, Arc<dyn CoreMapping>)>>,
+    /// For the device that fetches from it: made when it is first submitted.
+    mapping: Mutex<Option<Mapped>>,
+    /// The last submission.
+    ticket: Mutex<Option<Arc<Ticket>>>,
 }
+
+/// A device, and what it fetches the descriptors through.
+type Mapped = (Weak<SimDevice>, Arc<dyn CoreMapping>);
 
 impl DataTypeFunctions for Ring {}
 
@@ -31,7 +38,17 @@ impl Ring {
         Ok(self.ring.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Links the pending descriptors into a chain, for `device` to fetch.
+    /// The device fetches the descriptors until `ticket` has ended.
+    pub fn follow(&self, ticket: &Arc<Ticket>) {
+        *self.ticket.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(ticket));
+    }
+
+    fn is_under_way(&self) -> bool {
+        let ticket = self.ticket.lock().unwrap_or_else(PoisonError::into_inner);
+        ticket.as_ref().is_some_and(|ticket| ticket.outcome().is_none())
+    }
+
+    /// Links the descriptors that have not ended into a chain, for `device` to fetch.
     pub fn chain(&self, ruby: &Ruby, device: &Device) -> Result<Op, Error> {
         let core = device.open(ruby)?;
         let Kind::Sim(sim) = core.kind() else {
@@ -39,31 +56,36 @@ impl Ring {
             return Err(Core::Unsupported(message)).or_raise(ruby);
         };
         let ring = self.ring(ruby)?;
-        if ring.pending() == 0 {
-            return Err(argument(ruby, "no descriptor of the ring is pending"));
+        if self.is_under_way() {
+            return Err(busy(ruby, "the ring was submitted, and the device has not done with it; wait for that first"));
+        }
+        let mut waiting = Vec::new();
+        for step in 0..ring.pending() {
+            let index = (ring.head() + step) % ring.size();
+            let descriptor = ring.slot(index).or_raise(ruby)?;
+            if descriptor.status == Status::Pending.code() {
+                waiting.push((index, descriptor));
+            }
+        }
+        let total = waiting.iter().map(|(_, descriptor)| u64::from(descriptor.length)).sum();
+        if total == 0 {
+            return Err(argument(ruby, "no descriptor of the ring is pending, or none that moves a byte"));
         }
         let mut mapping = self.mapping.lock().unwrap_or_else(PoisonError::into_inner);
-        let identity = Arc::as_ptr(sim) as usize;
-        if mapping.as_ref().is_none_or(|(other, _)| *other != identity) {
+        let identity = Arc::downgrade(sim);
+        if mapping.as_ref().is_none_or(|(other, _)| !other.ptr_eq(&identity)) {
             let span = Span::new(&self.region, 0, self.region.len()).or_raise(ruby)?;
             *mapping = Some((identity, sim.map_ring(span).or_raise(ruby)?));
         }
         let base = mapping.as_ref().map_or(0, |(_, mapping)| mapping.segments()[0].0);
         let at = |index: u32| base + u64::from(index) * Descriptor::SIZE as u64;
-        let (mut index, mut total) = (ring.head(), 0);
-        while index != ring.tail() {
-            let next = (index + 1) % ring.size();
-            let mut descriptor = ring.slot(index).or_raise(ruby)?;
-            total += u64::from(descriptor.length);
-            (descriptor.flags, descriptor.next) = match next == ring.tail() {
-                true => (descriptor.flags & !flags::CHAIN, 0),
-                false => (descriptor.flags | flags::CHAIN, at(next)),
-            };
-            ring.slots().put(index, &descriptor);
-            index = next;
+        let nexts = waiting.iter().skip(1).map(|(index, _)| Some(*index)).chain([None]);
+        for ((index, descriptor), next) in waiting.iter().zip(nexts) {
+            let flags = descriptor.flags & !flags::CHAIN | if next.is_some() { flags::CHAIN } else { 0 };
+            ring.slots().put(*index, &Descriptor { flags, next: next.map_or(0, at), ..*descriptor });
         }
         let ring_span = Span::new(&self.region, 0, self.region.len()).or_raise(ruby)?;
-        Ok(Op::List { first: at(ring.head()), len: total, ring: ring_span })
+        Ok(Op::List { first: at(waiting[0].0), len: total, ring: ring_span })
     }
 }
 
@@ -71,7 +93,7 @@ fn native_new(ruby: &Ruby, size: u32) -> Result<Ring, Error> {
     let bytes = (size as usize).max(1) * Descriptor::SIZE;
     let region = Region::allocate(Layout::new(bytes), Lock::Auto).or_raise(ruby)?;
     let ring = Memory::new(&region, 0, size).and_then(CoreRing::new).or_raise(ruby)?;
-    Ok(Ring { ring: Mutex::new(ring), region, mapping: Mutex::new(None) })
+    Ok(Ring { ring: Mutex::new(ring), region, mapping: Mutex::default(), ticket: Mutex::default() })
 }
 
 fn native_add(ruby: &Ruby, this: &Ring, source: u64, destination: u64, length: u32, flags: u32) -> Result<u32, Error> {

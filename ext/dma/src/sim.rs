@@ -7,6 +7,7 @@ use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
     Clock, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger, What,
 };
+use dma_core::engine::ManualClock;
 use dma_core::transfer::Status;
 use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RModule, Ruby, Symbol, TypedData, Value};
 
@@ -23,7 +24,16 @@ pub struct Sim {
 
 impl DataTypeFunctions for Sim {}
 
+/// Transactions before other threads get their turn, and interrupts theirs.
+const STEPS: usize = 4096;
+
 impl Sim {
+    /// The machine, if it is of this process.
+    fn machine(&self, ruby: &Ruby) -> Result<&Arc<Machine>, Error> {
+        self.machine.check().or_raise(ruby)?;
+        Ok(&self.machine)
+    }
+
     /// The Ruby object of a machine.
     pub fn of(machine: Arc<Machine>) -> Sim {
         Sim { machine }
@@ -75,12 +85,19 @@ fn native_device(
 
 fn native_step(ruby: &Ruby, this: &Sim, cycles: u64) -> Result<(), Error> {
     let machine = this.manual(ruby, "step")?;
-    gvl::without(ruby, || machine.step(cycles))
+    run(ruby, machine, Some(machine.cycles().saturating_add(cycles)))
 }
 
 fn run_until_idle(ruby: &Ruby, this: &Sim) -> Result<u64, Error> {
     let machine = this.manual(ruby, "run_until_idle")?;
-    gvl::without(ruby, || machine.run_until_idle())
+    let before = machine.cycles();
+    run(ruby, machine, None)?;
+    Ok(machine.cycles() - before)
+}
+
+fn run(ruby: &Ruby, machine: &Machine, until: Option<u64>) -> Result<(), Error> {
+    while gvl::without(ruby, || (0..STEPS).all(|_| machine.step_until(until)))? {}
+    Ok(())
 }
 
 /// Injects a fault; one of descriptor number, address and probability says where.
@@ -107,9 +124,19 @@ fn native_inject(
     Ok(())
 }
 
+fn native_clear_faults(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
+    this.machine(ruby)?.clear_faults();
+    Ok(())
+}
+
+fn native_start_trace(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
+    this.machine(ruby)?.start_trace();
+    Ok(())
+}
+
 fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
     let array = ruby.ary_new();
-    for event in this.machine.take_trace() {
+    for event in this.machine(ruby)?.take_trace() {
         let row = ruby.ary_new_capa(8);
         row.push(event.cycle)?;
         row.push(event.device)?;
@@ -145,13 +172,14 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("clock", method!(clock, 0))?;
     class.define_method("iommu?", method!(|this: &Sim| this.machine.options().iommu, 0))?;
     class.define_method("seed", method!(|this: &Sim| this.machine.options().seed, 0))?;
-    class.define_method("cycles", method!(|this: &Sim| this.machine.cycles(), 0))?;
+    class
+        .define_method("cycles", method!(|ruby: &Ruby, this: &Sim| Ok::<_, Error>(this.machine(ruby)?.cycles()), 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
     class.define_private_method("native_device", method!(native_device, 7))?;
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
-    class.define_private_method("native_clear_faults", method!(|this: &Sim| this.machine.clear_faults(), 0))?;
-    class.define_private_method("native_start_trace", method!(|this: &Sim| this.machine.start_trace(), 0))?;
+    class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;
+    class.define_private_method("native_start_trace", method!(native_start_trace, 0))?;
     class.define_private_method("native_take_trace", method!(native_take_trace, 0))?;
     Ok(())
 }

@@ -111,8 +111,16 @@ fn errno(this: &Transfer) -> Option<i32> {
     }
 }
 
-fn native_call_back(this: &Transfer, callback: Value) {
-    this.callbacks().push(callback.into());
+/// Whether the callback was taken; false where the transfer has ended, and nobody will look for callbacks any more.
+fn native_call_back(ruby: &Ruby, this: &Transfer, callback: Value) -> Result<bool, Error> {
+    let channel = <&Channel>::try_convert(this.channel.get_inner_with(ruby))?;
+    channel.look(ruby, &this.ticket)?;
+    // No other thread runs between the two.
+    let taken = channel.holds(&this.ticket);
+    if taken {
+        this.callbacks().push(callback.into());
+    }
+    Ok(taken)
 }
 
 /// Appends the bytes that were read to `out`.

@@ -207,7 +207,8 @@ impl Channel {
         }
         let deadline = Instant::now() + timeout;
         let ids: Vec<u64> = self.requests.iter().map(|state| state.id).collect();
-        ids.into_iter().for_each(|id| {
+        // The newest first: what waits behind a transfer that hangs must not begin when that is over.
+        ids.into_iter().rev().for_each(|id| {
             self.cancel(id, Status::Aborted);
         });
         let clock = self.engine.clock();

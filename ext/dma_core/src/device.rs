@@ -144,12 +144,12 @@ impl Device {
     /// Aborts what is in flight on every channel, and resets the device where it can be. True when all is idle.
     pub fn reset(&self, grace: Duration) -> Result<bool> {
         self.check()?;
-        if let Kind::Sim(device) = &self.kind {
-            device.reset();
-        }
         let mut idle = true;
         for channel in self.open_channels() {
             idle &= channel.reset(grace)?;
+        }
+        if let Kind::Sim(device) = &self.kind {
+            device.reset();
         }
         Ok(idle)
     }

@@ -29,6 +29,10 @@ pub trait Waiter {
     fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Self::Error>;
     /// Called after completions were reaped.
     fn reaped(&mut self) -> Result<(), Self::Error>;
+    /// Called between two steps of a machine that the waiter runs by itself.
+    fn step(&mut self) -> Result<(), Self::Error> {
+        Ok(())
+    }
     /// What an error of the channel is to the caller.
     fn error(&mut self, error: Error) -> Self::Error;
 }
@@ -238,6 +242,7 @@ impl Shared {
                 return Ok(ticket.outcome());
             }
             if clock.step_until(until) {
+                waiter.step()?;
                 continue;
             }
             // Another thread may have let happen what this one waits for, or what that has to wait for.

@@ -329,6 +329,13 @@ impl Controller {
         }
     }
 
+    /// Whether `slot`, which lies before `tail`, was not fetched yet.
+    pub(super) fn will_fetch(&self, slot: u32, tail: u32) -> bool {
+        let size = self.bank.ring_size.max(1);
+        let distance = |index: u32| (index + size - self.bank.head % size) % size;
+        distance(slot) < distance(tail)
+    }
+
     /// Aborts what is under way, and looks at the ring again if it could not be read.
     pub(super) fn abort_current(&mut self, bus: &mut Bus<'_>) {
         if let Some(slot) = self.work.as_ref().map(|work| work.slot) {

@@ -25,6 +25,8 @@ pub(super) struct Driver {
     chains_address: u64,
     /// What each slot is busy with.
     slots: Vec<Option<Slot>>,
+    /// Those that were cancelled before the device fetched them: it will skip them, and their memory is free at once.
+    skipped: Vec<Completion>,
     /// Keep ring and chains mapped.
     _mappings: [Arc<dyn Mapping>; 2],
     device: Arc<Device>,
@@ -59,6 +61,7 @@ impl Driver {
             chain,
             chains_address: chains_mapping.segments()[0].0,
             slots: (0..options.ring_size).map(|_| None).collect(),
+            skipped: Vec::new(),
             _mappings: [ring_mapping, chains_mapping],
             device,
         })
@@ -161,11 +164,12 @@ impl Queue for Driver {
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
+        out.append(&mut self.skipped);
         while let Some((index, descriptor)) = self.ring.pop() {
-            let Some(slot) = self.slots[index as usize].take() else { continue };
             let status = Status::from_code(descriptor.status);
             // The record is taken whatever became of the transfer, so that none is left for the slot's next one.
             let record = if status.is_failure() { self.port.take_record(index) } else { None };
+            let Some(slot) = self.slots[index as usize].take() else { continue };
             let (status, bytes) = match record {
                 Some(record) => (record.status, record.bytes as usize),
                 None if status.is_failure() => (status, 0),
@@ -196,7 +200,15 @@ impl Queue for Driver {
         };
         // Either the device finds the flag when it fetches the descriptor, or it has it in hand already.
         self.ring.cancel(slot as u32);
-        self.device.with_controller(self.port.index, |controller, bus| controller.abort(Some(slot as u32), bus));
+        let (index, tail) = (slot as u32, self.ring.tail());
+        let skips = self.device.with_controller(self.port.index, |controller, bus| {
+            controller.abort(Some(index), bus);
+            controller.will_fetch(index, tail)
+        });
+        if skips {
+            self.slots[slot] = None;
+            self.skipped.push(Completion { tag, status: Status::Aborted, bytes: 0, eof: false, path: Path::Direct });
+        }
         self.device.machine().wake();
     }
 }

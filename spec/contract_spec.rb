@@ -1,0 +1,44 @@
+# frozen_string_literal: true
+
+RSpec.describe "the engine contract" do
+  %i[free manual].product([true, false]).each do |clock, iommu|
+    context "of a simulated device with a #{clock} clock and #{iommu ? "an" : "no"} IOMMU" do
+      let(:open_device) { DMA::Device.open(:sim, clock: clock, iommu: iommu, memory: 4 << 20) }
+
+      it_behaves_like "a DMA engine"
+    end
+  end
+
+  context "of a simulated device that takes aligned addresses and lengths only" do
+    let(:open_device) { DMA::Device.open(:sim, alignment: 64, max_segments: 4, ring_size: 8, memory: 4 << 20) }
+
+    it_behaves_like "a DMA engine"
+
+    it "refuses what is not aligned, with the limit, and copies Strings and other memory for read_dma and write_dma" do
+      open_device.then do |device|
+        buffer = DMA::Buffer.new(256)
+        channel = device.channel
+        expect do
+          channel.submit(source: buffer, destination: 32)
+        end.to raise_error(DMA::AlignmentError, /multiples of 64/)
+        expect { channel.submit(source: buffer, destination: 0, length: 63) }.to raise_error(DMA::AlignmentError, /64/)
+        expect do
+          channel.submit(source: buffer.slice(32, 64), destination: 0)
+        end.to raise_error(DMA::AlignmentError, /align/)
+        expect { channel.submit(source: 0, destination: 32, length: 64) }.to raise_error(DMA::AlignmentError)
+        expect { device.write_dma("x") }.to raise_error(DMA::AlignmentError)
+        expect { device.read_dma(65) }.to raise_error(DMA::AlignmentError)
+        buffer.slice(32, 128).set_string(sample(128))
+        device.write_dma(buffer.slice(32, 128)).wait
+        expect(device.read_dma(128, into: buffer.slice(96, 128)).get_string).to eq sample(128)
+        expect(channel.room).to eq channel.capacity
+      end
+    end
+  end
+
+  context "of a regular file" do
+    let(:open_device) { DMA::Device.open(scratch_file("device.bin", "\0" * (1 << 20))) }
+
+    it_behaves_like "a DMA engine"
+  end
+end
