@@ -256,4 +256,26 @@ RSpec.describe DMA::Transfer do
     end
     expect_usable
   end
+
+  it "keep the owner of foreign memory until the device lets go of it, whoever else does" do
+    expect(in_ruby(<<~RUBY)).to eq("0 while in flight, all but a few after\n")
+      require "fiddle"
+      gone = 0
+      count = ->(_) { gone += 1 }
+      DMA::Sim.attach("/dev/kept").inject(:hang, probability: 1.0)
+      other = DMA::Device.open("/dev/kept")
+      submit = lambda do
+        pointer = Fiddle::Pointer.malloc(4096, Fiddle::RUBY_FREE)
+        ObjectSpace.define_finalizer(pointer, count)
+        DMA::Device.open("/dev/kept").channel.submit(source: 0, destination: DMA::Buffer.wrap(pointer, 4096))
+        nil
+      end
+      20.times { Thread.new(&submit).join }
+      3.times { GC.start }
+      print gone, " while in flight, "
+      other.reset
+      5.times { GC.start }
+      puts gone > 10 ? "all but a few after" : gone
+    RUBY
+  end
 end

@@ -144,7 +144,8 @@ module DMA
       case data
       when String then native_write_string(data, offset)
       when IO::Buffer then write(own_buffer(data) || data.get_string, offset)
-      else native_submit([[data, offset, nil]], false, true, true, true)
+      when Buffer, Mapping then native_submit([[data, offset, nil]], false, true, true, true)
+      else raise TypeError, "#{data.class} is neither a String nor memory (DMA::Buffer, DMA::Mapping, IO::Buffer)"
       end
     end
 

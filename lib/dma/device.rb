@@ -21,9 +21,6 @@ module DMA
     # @!attribute [r] name
     #   @return [String] what it was opened as
 
-    # @!attribute [r] sim
-    #   @return [Sim, nil] the machine that a simulated device is part of
-
     # @!attribute [r] capabilities
     #   What the device takes, by name: `:engine`, `:size` (bytes of device memory), `:channels`, `:capacity`
     #   (descriptors of a channel), `:alignment` (of device addresses and lengths), `:memory_alignment`, `:strict`
@@ -78,6 +75,11 @@ module DMA
 
         native_open(path, direct)
       end
+    end
+
+    # @return [Sim, nil] the machine that a simulated device is part of
+    def sim
+      @sim ||= native_sim
     end
 
     # @param index [Integer] from 0 on

@@ -44,7 +44,7 @@ module DMA
       # @return [Ring]
       # @raise [ArgumentError]
       def new(size)
-        native_new(size).tap { |ring| ring.instance_variable_set(:@mappings, []) }
+        native_new(DMA.__send__(:natural, size, "size")).tap { |ring| ring.instance_variable_set(:@mappings, []) }
       end
 
       private

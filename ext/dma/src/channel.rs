@@ -22,7 +22,7 @@ use crate::buffer::Size;
 use crate::device::Device;
 use crate::error::{raise, OrRaise};
 use crate::gvl;
-use crate::operand::{element, Element};
+use crate::operand::element;
 use crate::port::{duration, Event, BRIEF, GRACE};
 use crate::ring::Ring;
 use crate::transfer::Transfer;
@@ -195,13 +195,12 @@ impl Channel {
         ruby: &Ruby,
         request: Request,
         kick: bool,
-        keep: Vec<Opaque<Value>>,
+        ring: Option<Opaque<Value>>,
         stage: Option<Arc<Region>>,
     ) -> Result<Obj<Transfer>, Error> {
         this.check(ruby)?;
-        // Should the rest fail, the foreign memory must not go away under the engine.
         let ticket = this.shared.submit(request, kick).or_raise(ruby)?;
-        let transfer = ruby.obj_wrap(Transfer::new(Arc::clone(&ticket), this, keep, stage));
+        let transfer = ruby.obj_wrap(Transfer::new(Arc::clone(&ticket), this, ring, stage));
         lock(&this.transfers).insert(ticket.id(), (ticket, transfer.as_value().into()));
         Ok(transfer)
     }
@@ -212,13 +211,13 @@ impl Channel {
             match self.wait_seated(ruby, ticket, timeout) {
                 Ok(Some(_)) => {}
                 Ok(None) => {
-                    self.give_up(ruby, transfer, Status::TimedOut);
+                    self.give_up(ticket, Status::TimedOut);
                     if ticket.status().is_failure() || ticket.outcome().is_none() {
                         return Err(raise(ruby, &self.shared.timed_out(ticket, timeout)));
                     }
                 }
                 Err(error) => {
-                    self.give_up(ruby, transfer, Status::Aborted);
+                    self.give_up(ticket, Status::Aborted);
                     return Err(error);
                 }
             }
@@ -252,11 +251,11 @@ impl Channel {
     }
 
     /// Cancels a transfer, and waits a moment for the engine to let go of its memory.
-    fn give_up(&self, ruby: &Ruby, transfer: &Transfer, why: Status) {
-        let (shared, ticket) = (&self.shared, transfer.ticket());
+    fn give_up(&self, ticket: &Ticket, why: Status) {
+        let shared = &self.shared;
         shared.cancel(ticket, why);
-        if !shared.settle(ticket, BRIEF) && !gvl::without_if_possible(|| shared.settle(ticket, GRACE)) {
-            transfer.keep_for_ever(ruby);
+        if !shared.settle(ticket, BRIEF) {
+            gvl::without_if_possible(|| shared.settle(ticket, GRACE));
         }
     }
 
@@ -289,14 +288,10 @@ fn native_submit(
     kick: bool,
     bounce: bool,
 ) -> Result<Obj<Transfer>, Error> {
-    let (mut elements, mut keep) = (Vec::with_capacity(list.len()), Vec::new());
-    for index in 0..list.len() {
-        let Element { op, keep: owner } = element(ruby, list.entry(index as isize)?)?;
-        elements.push(op);
-        keep.extend(owner.map(Opaque::from));
-    }
+    let elements = (0..list.len()).map(|index| element(ruby, list.entry(index as isize)?));
+    let elements = elements.collect::<Result<_, Error>>()?;
     let request = Request { fence, interrupt, bounce, ..Request::list(elements) };
-    Channel::submit(this, ruby, request, kick, keep, None)
+    Channel::submit(this, ruby, request, kick, None, None)
 }
 
 /// Submits the pending descriptors of a ring, which the device fetches from it.
@@ -304,7 +299,7 @@ fn native_submit_ring(ruby: &Ruby, this: Obj<Channel>, ring: Obj<Ring>, fence: b
     let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
     let op = ring.chain(ruby, device)?;
     let request = Request { fence, ..Request::new(op) };
-    let transfer = Channel::submit(this, ruby, request, true, vec![ring.as_value().into()], None)?;
+    let transfer = Channel::submit(this, ruby, request, true, Some(ring.as_value().into()), None)?;
     ring.follow(transfer.ticket());
     Ok(transfer)
 }
@@ -315,18 +310,18 @@ fn native_write_string(ruby: &Ruby, this: Obj<Channel>, string: RString, offset:
     // SAFETY: no Ruby code runs while the slice is used, which has `len` bytes.
     unsafe { region.write(0, string.as_slice().as_ptr(), len) }.or_raise(ruby)?;
     let op = Direction::ToDevice.op(offset, Span::new(&region, 0, len).or_raise(ruby)?);
-    Channel::submit(this, ruby, Request::new(op), true, Vec::new(), Some(region))
+    Channel::submit(this, ruby, Request::new(op), true, None, None)
 }
 
 fn native_read_string(ruby: &Ruby, this: Obj<Channel>, Size(len): Size, offset: u64) -> Result<Obj<Transfer>, Error> {
     let region = this.stage(len).or_raise(ruby)?;
     let op = Direction::FromDevice.op(offset, Span::new(&region, 0, len).or_raise(ruby)?);
-    Channel::submit(this, ruby, Request::new(op), true, Vec::new(), Some(region))
+    Channel::submit(this, ruby, Request::new(op), true, None, Some(region))
 }
 
 fn native_flush(ruby: &Ruby, this: Obj<Channel>) -> Result<Obj<Transfer>, Error> {
     let request = Request { fence: true, ..Request::new(Op::Flush { data_only: true }) };
-    Channel::submit(this, ruby, request, true, Vec::new(), None)
+    Channel::submit(this, ruby, request, true, None, None)
 }
 
 fn native_wait(ruby: &Ruby, this: &Channel, transfer: &Transfer, timeout: Option<f64>) -> Result<(), Error> {

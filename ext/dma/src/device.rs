@@ -84,8 +84,13 @@ fn native_close(ruby: &Ruby, this: &Device) -> Result<(), Error> {
     Ok(())
 }
 
-fn native_channel(ruby: &Ruby, this: Obj<Device>, index: u16) -> Result<Channel, Error> {
-    let shared = this.open(ruby)?.channel(index).or_raise(ruby)?;
+fn native_channel(ruby: &Ruby, this: Obj<Device>, index: u64) -> Result<Channel, Error> {
+    let core = this.open(ruby)?;
+    let Ok(index) = u16::try_from(index) else {
+        let (name, count) = (core.name(), core.channel_count());
+        return Err(argument(ruby, format!("channel {index}: {name} has {count}, from 0 on")));
+    };
+    let shared = core.channel(index).or_raise(ruby)?;
     Channel::new(ruby, shared, this)
 }
 
@@ -184,7 +189,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.singleton_class()?.define_private_method("native_open", function!(native_open, 2))?;
     class.define_method("name", method!(|this: &Device| this.core.name().to_owned(), 0))?;
     class.define_method("closed?", method!(|ruby: &Ruby, this: &Device| this.open(ruby).is_err(), 0))?;
-    class.define_method("sim", method!(sim, 0))?;
+    class.define_private_method("native_sim", method!(sim, 0))?;
     class.define_method("capabilities", method!(capabilities, 0))?;
     class.define_private_method("native_registers", method!(registers, 0))?;
     class.define_private_method("native_check", method!(|ruby: &Ruby, this: &Device| this.open(ruby).map(drop), 0))?;

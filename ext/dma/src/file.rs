@@ -20,6 +20,7 @@ use crate::buffer::Buffer;
 use crate::device::direct_from;
 use crate::error::{argument, closed, raise, OrRaise};
 use crate::gvl;
+use crate::keeper::keep;
 use crate::port::Port;
 use crate::stream::{Active, Stream};
 
@@ -97,7 +98,7 @@ impl File {
         let result = submitted.and_then(|id| port.complete(ruby, id));
         if !self.give_back(port, result.is_ok()) && buffer.is_foreign() {
             // Its owner would free it under the engine.
-            ruby.gc_register_mark_object(buffer);
+            keep(ruby, &region, buffer.as_value());
         }
         let outcome = result?;
         check(ruby, &file, direction, offset, (outcome.bytes, cover), outcome.errno())?;

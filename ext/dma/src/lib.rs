@@ -8,6 +8,7 @@ mod device;
 mod error;
 mod file;
 mod gvl;
+mod keeper;
 mod mapping;
 mod memory_view;
 mod operand;
@@ -30,6 +31,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     // SAFETY: everything native is immutable, behind a lock, or atomic; no object is shared between Ractors.
     unsafe { rb_sys::rb_ext_ractor_safe(true) };
     let dma = ruby.define_module("DMA")?;
+    keeper::init(ruby, dma)?;
     buffer::init(ruby, dma)?;
     pool::init(ruby, dma)?;
     file::init(ruby, dma)?;

@@ -15,6 +15,7 @@ use magnus::{
 use crate::buffer::{choice, Buffer, Size};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
+use crate::keeper;
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Mapping", free_immediately, mark)]
@@ -58,6 +59,12 @@ impl Mapping {
         Ok((Arc::clone(&self.region), self.offset, self.len))
     }
 
+    /// Who owns the memory, where it is not ours.
+    pub fn owner(&self, ruby: &Ruby) -> Result<Option<Value>, Error> {
+        let buffer = self.buffer.get_inner_with(ruby);
+        Ok(<&Buffer>::try_convert(buffer)?.is_foreign().then_some(buffer))
+    }
+
     fn with<T>(&self, ruby: &Ruby, work: impl FnOnce(&dyn CoreMapping) -> T) -> Result<T, Error> {
         <&Device>::try_convert(self.device.get_inner_with(ruby))?.core().check().or_raise(ruby)?;
         match &*self.mapped() {
@@ -99,6 +106,9 @@ fn native_map(
         Residency::Pageable => Some(unsafe { PageLock::new(region.address() + offset, len) }.or_raise(ruby)?),
     };
     let mapping = core.engine().map(Span::new(&region, offset, len).or_raise(ruby)?, access).or_raise(ruby)?;
+    if buffer.is_foreign() {
+        keeper::keep(ruby, &region, buffer.as_value());
+    }
     Ok(Mapping {
         mapped: Mutex::new(Some(Mapped { mapping, _lock: lock })),
         device: device.as_value().into(),

@@ -8,19 +8,14 @@ use magnus::{prelude::*, Error, Integer, RArray, Ruby, TryConvert, Value};
 
 use crate::buffer::{region_of, Buffer, Size};
 use crate::error::{argument, OrRaise};
+use crate::keeper;
 use crate::mapping::Mapping;
 use crate::view;
 
 /// One side of a transfer.
 enum Operand {
     Device(u64),
-    Memory { region: Arc<Region>, offset: usize, len: usize, foreign: bool },
-}
-
-/// An element of a request, with what has to be kept for it.
-pub struct Element {
-    pub op: Op,
-    pub keep: Option<Value>,
+    Memory { region: Arc<Region>, offset: usize, len: usize, owner: Option<Value> },
 }
 
 fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> {
@@ -33,15 +28,15 @@ fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> 
     if let Ok(buffer) = <&Buffer>::try_convert(value) {
         let len = buffer.len();
         let (region, offset) = buffer.locate(0, len).or_raise(ruby)?;
-        return Ok(Operand::Memory { region, offset, len, foreign: buffer.is_foreign() });
+        return Ok(Operand::Memory { region, offset, len, owner: buffer.is_foreign().then_some(value) });
     }
     if let Ok(mapping) = <&Mapping>::try_convert(value) {
         let (region, offset, len) = mapping.memory(ruby, access)?;
-        return Ok(Operand::Memory { region, offset, len, foreign: true });
+        return Ok(Operand::Memory { region, offset, len, owner: mapping.owner(ruby)? });
     }
     if view::is_io_buffer(ruby, value)? {
         return match region_of(value)? {
-            Some((region, offset, len)) => Ok(Operand::Memory { region, offset, len, foreign: false }),
+            Some((region, offset, len)) => Ok(Operand::Memory { region, offset, len, owner: None }),
             None => Err(argument(ruby, "the memory of this IO::Buffer is not ours; wrap it (DMA::Buffer.wrap)")),
         };
     }
@@ -53,22 +48,22 @@ fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> 
 }
 
 /// An element `[source, destination, length]`; a length of nil is that of the memory.
-pub fn element(ruby: &Ruby, list: RArray) -> Result<Element, Error> {
+pub fn element(ruby: &Ruby, list: RArray) -> Result<Op, Error> {
     let (source, destination, length): (Value, Value, Option<Size>) = (list.entry(0)?, list.entry(1)?, list.entry(2)?);
     let length = length.map(|Size(length)| length);
     let (from, to) = (operand(ruby, source, Access::Read)?, operand(ruby, destination, Access::Write)?);
-    let (direction, address, (region, offset, len, foreign), memory) = match (from, to) {
+    let (direction, address, (region, offset, len, owner)) = match (from, to) {
         (Operand::Device(from), Operand::Device(to)) => {
             let Some(len) = length else {
                 return Err(argument(ruby, "length: is needed to copy from one device address to another"));
             };
-            return Ok(Element { op: Op::Copy { from, to, len: len as u64 }, keep: None });
+            return Ok(Op::Copy { from, to, len: len as u64 });
         }
-        (Operand::Memory { region, offset, len, foreign }, Operand::Device(address)) => {
-            (Direction::ToDevice, address, (region, offset, len, foreign), source)
+        (Operand::Memory { region, offset, len, owner }, Operand::Device(address)) => {
+            (Direction::ToDevice, address, (region, offset, len, owner))
         }
-        (Operand::Device(address), Operand::Memory { region, offset, len, foreign }) => {
-            (Direction::FromDevice, address, (region, offset, len, foreign), destination)
+        (Operand::Device(address), Operand::Memory { region, offset, len, owner }) => {
+            (Direction::FromDevice, address, (region, offset, len, owner))
         }
         (Operand::Memory { .. }, Operand::Memory { .. }) => {
             let message = "both source and destination are memory, and a device moves bytes to or from itself; \
@@ -81,5 +76,8 @@ pub fn element(ruby: &Ruby, list: RArray) -> Result<Element, Error> {
         return Err(argument(ruby, format!("length: {length} bytes are more than the {len} of the memory")));
     }
     let span = Span::new(&region, offset, length).or_raise(ruby)?;
-    Ok(Element { op: direction.op(address, span), keep: foreign.then_some(memory) })
+    if let Some(owner) = owner {
+        keeper::keep(ruby, &region, owner);
+    }
+    Ok(direction.op(address, span))
 }

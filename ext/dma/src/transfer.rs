@@ -19,10 +19,10 @@ use crate::channel::Channel;
 pub struct Transfer {
     ticket: Arc<Ticket>,
     channel: Opaque<Value>,
-    /// What owns the memory that is not ours.
-    keep: Vec<Opaque<Value>>,
-    /// Where the bytes of a String come from or go to.
-    stage: Option<Arc<Region>>,
+    /// The ring that the device fetches from, mapped as long as it lives.
+    ring: Option<Opaque<Value>>,
+    /// Where the bytes go that will be a String.
+    stage: Mutex<Option<Arc<Region>>>,
     /// Procs to call when it has ended. No Ruby code runs under the lock, so that the GC can take it to mark.
     callbacks: Mutex<Vec<Opaque<Value>>>,
 }
@@ -30,7 +30,7 @@ pub struct Transfer {
 impl DataTypeFunctions for Transfer {
     fn mark(&self, marker: &gc::Marker) {
         marker.mark(self.channel);
-        self.keep.iter().for_each(|value| marker.mark(*value));
+        self.ring.iter().for_each(|ring| marker.mark(*ring));
         self.callbacks().iter().for_each(|callback| marker.mark(*callback));
     }
 }
@@ -40,10 +40,16 @@ impl Transfer {
     pub fn new(
         ticket: Arc<Ticket>,
         channel: Obj<Channel>,
-        keep: Vec<Opaque<Value>>,
+        ring: Option<Opaque<Value>>,
         stage: Option<Arc<Region>>,
     ) -> Transfer {
-        Transfer { ticket, channel: channel.as_value().into(), keep, stage, callbacks: Mutex::new(Vec::new()) }
+        Transfer {
+            ticket,
+            channel: channel.as_value().into(),
+            ring,
+            stage: Mutex::new(stage),
+            callbacks: Mutex::new(Vec::new()),
+        }
     }
 
     /// What the core knows of it.
@@ -58,11 +64,6 @@ impl Transfer {
             return None;
         }
         Some(callbacks.remove(0))
-    }
-
-    /// Keeps foreign memory for good: its owner would free it under an engine that has not let go of it.
-    pub fn keep_for_ever(&self, ruby: &Ruby) {
-        self.keep.iter().for_each(|value| ruby.gc_register_mark_object(value.get_inner_with(ruby)));
     }
 
     fn callbacks(&self) -> MutexGuard<'_, Vec<Opaque<Value>>> {
@@ -123,10 +124,11 @@ fn native_call_back(ruby: &Ruby, this: &Transfer, callback: Value) -> Result<boo
     Ok(taken)
 }
 
-/// Appends the bytes that were read to `out`.
+/// Appends the bytes that were read to `out`, once; their memory is free for the next String.
 fn native_append_to(this: &Transfer, out: RString) -> Result<(), Error> {
-    match (&this.stage, this.ticket.outcome()) {
-        (Some(stage), Some(outcome)) => append(out, stage, 0, outcome.bytes),
+    let stage = this.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (stage, this.ticket.outcome()) {
+        (Some(stage), Some(outcome)) => append(out, &stage, 0, outcome.bytes),
         _ => Ok(()),
     }
 }

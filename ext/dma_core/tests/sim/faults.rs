@@ -88,7 +88,9 @@ fn a_link_that_is_down_comes_up_with_a_reset() {
             let ended = |ticket| channel.wait_plain(ticket, Some(GRACE), GRACE).unwrap().status;
             assert_eq!((ended(&tickets[0]), ended(&tickets[1])), (Status::Complete, Status::LinkDown));
             assert!(!bench.sim.has_link());
-            assert!(tickets[2..].iter().all(|ticket| ticket.status() == Status::Pending));
+            assert!(tickets[2..].iter().all(|ticket| ended(ticket) == Status::LinkDown));
+            assert_eq!(bench.carry_out(Direction::FromDevice.op(0, whole(&targets[0]))).status, Status::LinkDown);
+            assert_eq!(bytes(&targets[5]), [0xee; 4096]);
             let registers = bench.device.engine().registers().unwrap();
             assert_eq!((registers.read(0, 4), registers.read(0x10, 4)), (0xffff_ffff, 0));
             assert_eq!(bench.device.reset(GRACE), Ok(true));
