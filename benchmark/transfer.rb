@@ -144,7 +144,7 @@ end
 
 def descriptors(device)
   blocks = Blocks.new(device, 64, :to_device)
-  ways = BATCHES.to_h { |batch| [batch, -> { blocks.batches(batch) }] }.merge(copy: -> { blocks.memcpy })
+  ways = BATCHES.to_h { |batch| [batch, -> { blocks.batches(batch) }] }.merge(copy: blocks.method(:memcpy))
   ruby = interleave(ways.transform_values { |way| -> { blocks.count / seconds { way.call } } })
   rust = Array.new(3) { rust_rates }
   rows = BATCHES.map do |batch|
