@@ -76,7 +76,7 @@ RSpec.describe DMA::Ring do
   it "refuses sizes that hold nothing, slots that it has not, and statuses that end nothing" do
     [0, 1].each { |size| expect { described_class.new(size) }.to raise_error(ArgumentError, /at least 2/) }
     expect { described_class.new(-1) }.to raise_error(ArgumentError)
-    expect { described_class.new(nil) }.to raise_error(TypeError)
+    expect { described_class.new(nil) }.to raise_error(ArgumentError)
     expect { ring[4] }.to raise_error(ArgumentError, /outside a descriptor ring of 4/)
     expect { ring.complete(0) }.to raise_error(ArgumentError, /no pending descriptor/)
     add(1)
