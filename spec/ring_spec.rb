@@ -152,6 +152,19 @@ RSpec.describe DMA::Ring do
       expect(device.read_dma(192)).to eq sample(9000)[0, 64] + ("\0" * 128)
     end
 
+    it "is let alone once its transfer was cancelled, and can be submitted again" do
+      machine = DMA::Sim.new(clock: :manual)
+      busy = machine.device(memory: 1 << 20)
+      mapped = busy.map(buffer)
+      busy.write_dma(buffer)
+      2.times { |n| ring.add_transfer(mapped, 64 * n, 64) }
+      expect(busy.channel.submit(ring).cancel.status).to eq :aborted
+      again = busy.channel.submit(ring)
+      seen = []
+      machine.step(8) && ring.process_completions { |descriptor| seen << descriptor.status } until again.done?
+      expect([again.status, seen]).to eq [:complete, %i[complete complete]]
+    end
+
     it "goes from one device to another, also where the first is gone" do
       rounds(10).times do
         DMA::Device.open(:sim, memory: 4096) do |other|

@@ -291,7 +291,7 @@ pub mod flags {
     pub const CHAIN: u32 = 0x10;
     /// It belongs to the same transfer as the one before it in the ring, and is not attempted where that one failed.
     pub const LINK: u32 = 0x40;
-    /// Software wants it skipped: its status will be [`super::Status::Aborted`].
+    /// Software wants it skipped, and what is chained to it let alone: its status will be [`super::Status::Aborted`].
     pub const CANCEL: u32 = 0x20;
 }
 

@@ -137,6 +137,8 @@ impl Controller {
         let common = &self.port.common;
         work.phase = Phase::Move;
         work.failure = if control & flags::CANCEL != 0 {
+            // What is chained to it is let alone: its transfer is over, and its memory may be another's.
+            work.descriptor.flags &= !flags::CHAIN;
             Some(Status::Aborted)
         } else if work.chain_failure.is_some()
             || (control & flags::FENCE != 0 && self.failed)
