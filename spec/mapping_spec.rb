@@ -166,6 +166,16 @@ RSpec.describe DMA::Mapping do
     expect(notes.map { |note| (note - notes.first) / 4 }).to eq [0, 30, 40, 20, 0]
   end
 
+  it "leaves pages locked that belong to a locked buffer, though it came to them by a pointer" do
+    notes = locked(<<~RUBY)
+      buffer = DMA::Buffer.new(8192, lock: true)
+      note
+      device.map(buffer.address, 8192).unmap
+      note
+    RUBY
+    expect(notes).to eq [8, 8]
+  end
+
   it "lets go of its pages and its addresses when it is collected" do
     pages, mappings = locked(<<~RUBY)
       100.times { |n| Thread.new { device.map(memory.slice(4096 * (n % 40), 4096)) }.join }

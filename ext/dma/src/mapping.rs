@@ -4,7 +4,7 @@ use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma_core::engine::Mapping as CoreMapping;
-use dma_core::memory::{check_range, PageLock, Region, Residency, Span};
+use dma_core::memory::{check_range, find, PageLock, Region, Residency, Span};
 use dma_core::transfer::Access;
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
@@ -15,7 +15,7 @@ use magnus::{
 use crate::buffer::{choice, Buffer, Size};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
-use crate::keeper;
+use crate::{gvl, keeper};
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Mapping", free_immediately, mark)]
@@ -99,13 +99,17 @@ fn native_map(
     let core = device.open(ruby)?;
     let len = buffer.len();
     let (region, offset) = buffer.locate(0, len).or_raise(ruby)?;
-    let lock = match region.pages().residency() {
+    // A pointer may lead into a buffer of ours, whose lock must outlast the mapping's.
+    let owner = find(region.address() + offset).map_or_else(|| Arc::clone(&region), |(owner, _)| owner);
+    let (span, address) = (Span::new(&region, offset, len).or_raise(ruby)?, region.address() + offset);
+    let lock = match owner.pages().residency() {
         Residency::Locked => None,
-        // SAFETY: the span below keeps our own memory mapped; the owner of other memory is kept, and must not free it. Memory
-        // that is ours is unlocked by nobody else, for it was not locked.
-        Residency::Pageable => Some(unsafe { PageLock::new(region.address() + offset, len) }.or_raise(ruby)?),
+        // Without the GVL, for all pages are brought in.
+        // SAFETY: the span keeps our own memory mapped; the owner of other memory is kept, and must not free it. Memory that is
+        // ours is unlocked by nobody else, for it was not locked.
+        Residency::Pageable => Some(gvl::without(ruby, || unsafe { PageLock::new(address, len) })?.or_raise(ruby)?),
     };
-    let mapping = core.engine().map(Span::new(&region, offset, len).or_raise(ruby)?, access).or_raise(ruby)?;
+    let mapping = core.engine().map(span, access).or_raise(ruby)?;
     if buffer.is_foreign() {
         keeper::keep(ruby, &region, buffer.as_value());
     }

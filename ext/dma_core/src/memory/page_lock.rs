@@ -34,14 +34,18 @@ impl PageLock {
         let page = sys::page_size();
         let first = address - address % page;
         let count = (address + len).next_multiple_of(page).saturating_sub(first) / page;
+        let lock = PageLock { first, count, generation: sys::fork_generation() };
         let mut held = held();
-        // SAFETY: the caller vouches for the pages.
-        unsafe { sys::mlock(first as *const u8, count * page, false) }
-            .map_err(|errno| lock_error(errno, (count * page) as u64))?;
         for index in 0..count {
             *held.entry(first + index * page).or_insert(0) += 1;
         }
-        Ok(PageLock { first, count, generation: sys::fork_generation() })
+        // Bringing the pages in takes long. They are counted, so that nobody unlocks them meanwhile; where it fails, dropping the
+        // lock undoes it.
+        drop(held);
+        // SAFETY: the caller vouches for the pages.
+        unsafe { sys::mlock(first as *const u8, count * page, false) }
+            .map_err(|errno| lock_error(errno, (count * page) as u64))?;
+        Ok(lock)
     }
 }
 
