@@ -1,7 +1,7 @@
 //! How the machine reaches memory: by bus address, for as long as a mapping lasts, and its devices' own by offset.
 
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 
@@ -54,8 +54,9 @@ impl Addresses {
     fn with(&self, address: u64, len: u64, access: Access, work: impl FnOnce(*mut u8, usize)) -> Result<u64, Status> {
         let space = self.read();
         let (host, len, id) = space.translate(address, len, access)?;
-        self.used.store(id, Relaxed);
-        // Whoever takes the mapping away after this sees that it is used.
+        // Whoever takes the mapping away after this sees that it is used. Who sees this instead of the 0 of the burst before sees
+        // as well that that one is over.
+        self.used.store(id, Release);
         drop(space);
         work(host, len as usize);
         self.used.store(0, Release);
