@@ -212,7 +212,8 @@ impl Channel {
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     self.give_up(ticket, Status::TimedOut);
-                    if ticket.status().is_failure() || ticket.outcome().is_none() {
+                    // What ended for another reason meanwhile is told as that.
+                    if matches!(ticket.status(), Status::Pending | Status::TimedOut) {
                         return Err(raise(ruby, &self.shared.timed_out(ticket, timeout)));
                     }
                 }
