@@ -32,8 +32,8 @@ module DMA
     #
     #   channel.submit(source: buffer, destination: 0x1000)
     #   channel.submit(source: 0x1000, destination: buffer, length: 512, fence: true)
-    #   channel.submit([{ source: a, destination: 0 }, { source: b, destination: 512 }])   # scatter-gather, one
-    #   Transfer channel.submit(ring)
+    #   channel.submit([{ source: a, destination: 0 }, { source: b, destination: 512 }])   # scatter-gather
+    #   channel.submit(ring)
     #
     # @param list [Array<Hash>, Ring, nil] instead of one element: several, with the same keys, carried out as one
     #   transfer; or the pending descriptors of a ring, which the device fetches by itself, and whose statuses it writes

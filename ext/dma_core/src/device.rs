@@ -49,8 +49,8 @@ impl Device {
         Arc::new(Device::new(name, kind, engine, options.channels, options.ring_size - 1))
     }
 
-    /// What is at `path`: a simulated device that was attached there, whose channels all share who have it open, a regular file or a block device. A file is opened for
-    /// reading only where it cannot be written to.
+    /// What is at `path`: a simulated device that was attached there, whose channels all share who have it open, a regular file or a
+    /// block device. A file is opened for reading only where it cannot be written to.
     ///
     /// # Errors
     /// [`Error::Os`] where there is none or it may not be opened; [`Error::Unsupported`] for what this cannot drive.

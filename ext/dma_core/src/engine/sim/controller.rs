@@ -107,8 +107,8 @@ impl Controller {
 
     fn fetch_chained(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
         work.at = work.descriptor.next;
-        work.length += 1;
-        let fetched = if work.length > MAX_CHAIN { Err(Status::DescriptorError) } else { self.fetch(work.at, bus) };
+        work.fetched += 1;
+        let fetched = if work.fetched > MAX_CHAIN { Err(Status::DescriptorError) } else { self.fetch(work.at, bus) };
         match fetched {
             Ok(descriptor) => {
                 (work.descriptor, work.done, work.failure) = (descriptor, 0, None);
@@ -181,7 +181,7 @@ impl Controller {
                     Kind::LostInterrupt => work.quiet = true,
                     Kind::Hang => return self.hang(work, bus),
                     kind => {
-                        // What lies before the address is moved yet.
+                        // What lies before the address is moved all the same.
                         let offsets = ranges.map(|(start, _)| at.wrapping_sub(start));
                         len = len.min(offsets[0]).min(offsets[1]);
                         work.fault = Some(kind);

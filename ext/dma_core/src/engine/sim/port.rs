@@ -91,11 +91,11 @@ impl Port {
         lock(&self.records).push_back(record);
     }
 
-    /// Takes the oldest record, if it is about `slot`.
+    /// Takes the record about `slot`, if there is one.
     pub(super) fn take_record(&self, slot: u32) -> Option<Record> {
         let mut records = lock(&self.records);
-        let found = records.iter().position(|record| record.slot == slot)?;
-        records.remove(found)
+        let index = records.iter().position(|record| record.slot == slot)?;
+        records.remove(index)
     }
 
     pub(super) fn forget_records(&self) {

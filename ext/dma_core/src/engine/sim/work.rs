@@ -18,7 +18,8 @@ pub(super) struct Work {
     pub first_flags: u32,
     /// The first one is there for its chain only.
     pub is_list: bool,
-    pub length: u32,
+    /// Descriptors of the chain up to the one in hand.
+    pub fetched: u32,
     pub descriptor: Descriptor,
     /// Bytes of it that were moved, and of the chain without a gap.
     pub done: u64,
@@ -48,7 +49,7 @@ impl Work {
             first: at,
             first_flags: descriptor.flags,
             is_list: descriptor.length == 0 && descriptor.flags & flags::CHAIN != 0,
-            length: 1,
+            fetched: 1,
             descriptor,
             done: 0,
             total: 0,
