@@ -348,7 +348,7 @@ impl Channel {
                 self.bounces.extend(flight.bounce.map(|bounce| Arc::clone(bounce.region())));
                 match rejected {
                     Rejected::Full(_) => return true,
-                    Rejected::Failed(_, error) => state.fail(position, error.status()),
+                    Rejected::Failed(_, error) => state.fail(position, Status::of(&error)),
                 }
                 return false;
             }

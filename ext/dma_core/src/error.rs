@@ -2,8 +2,6 @@
 
 use nix::errno::Errno;
 
-use crate::transfer::Status;
-
 /// Shorthand for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -63,15 +61,5 @@ impl Error {
     /// An operating system error with what was being done.
     pub fn os(errno: Errno, context: impl Into<String>) -> Self {
         Error::Os { errno, context: context.into() }
-    }
-
-    /// How a transfer ends that meets this error on its way to the engine.
-    pub fn status(&self) -> Status {
-        match self {
-            Error::Os { errno, .. } => Status::Os(*errno),
-            Error::RingFull(_) => Status::RingFull,
-            Error::TimedOut(_) => Status::TimedOut,
-            _ => Status::DescriptorError,
-        }
     }
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use nix::errno::Errno;
 
+use crate::error::Error;
 use crate::memory::Span;
 
 /// Which way the bytes go between memory and a device.
@@ -48,15 +49,6 @@ impl Access {
             Access::Read => "read",
             Access::Write => "write",
             Access::Both => "both",
-        }
-    }
-}
-
-impl From<Direction> for Access {
-    fn from(direction: Direction) -> Access {
-        match direction {
-            Direction::ToDevice => Access::Read,
-            Direction::FromDevice => Access::Write,
         }
     }
 }
@@ -244,6 +236,16 @@ impl Status {
         }
     }
 
+    /// How a transfer ends that meets this error on its way to the engine.
+    pub fn of(error: &Error) -> Status {
+        match error {
+            Error::Os { errno, .. } => Status::Os(*errno),
+            Error::RingFull(_) => Status::RingFull,
+            Error::TimedOut(_) => Status::TimedOut,
+            _ => Status::DescriptorError,
+        }
+    }
+
     /// Whether it ended, and not well.
     pub fn is_failure(self) -> bool {
         !matches!(self, Status::Pending | Status::Complete)
@@ -273,8 +275,6 @@ pub struct Completion {
     pub bytes: usize,
     /// A read that ended short because nothing is there to read.
     pub eof: bool,
-    /// How it was carried out.
-    pub path: Path,
 }
 
 /// The control flags of a [`Descriptor`].

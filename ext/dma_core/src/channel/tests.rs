@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::Stats;
 use crate::memory::{Layout, Lock, Span};
-use crate::transfer::{Direction, Op, Path};
+use crate::transfer::{Direction, Op};
 
 /// A device of bytes, and how it misbehaves.
 #[derive(Debug)]
@@ -108,7 +108,7 @@ impl Queue for FakeQueue {
         let next = device.next();
         let (tag, op) = self.pushed.swap_remove(next as usize % self.pushed.len());
         out.push(if self.cancelled.contains(&tag) {
-            Completion { tag, status: Status::Aborted, bytes: 0, eof: false, path: Path::Direct }
+            Completion { tag, status: Status::Aborted, bytes: 0, eof: false }
         } else {
             device.carry_out(tag, &op, self.limits.granule as usize)
         });
@@ -143,11 +143,11 @@ impl Device {
     fn carry_out(&mut self, tag: u32, op: &Op, granule: usize) -> Completion {
         let (offset, span) = match op {
             Op::Read { offset, span } | Op::Write { offset, span } => (*offset, span),
-            _ => return Completion { tag, status: Status::Complete, bytes: 0, eof: false, path: Path::Direct },
+            _ => return Completion { tag, status: Status::Complete, bytes: 0, eof: false },
         };
         let end = offset + span.len() as u64;
         if self.broken.is_some_and(|address| (offset..end).contains(&address)) {
-            return Completion { tag, status: Status::Os(Errno::EIO), bytes: 0, eof: false, path: Path::Direct };
+            return Completion { tag, status: Status::Os(Errno::EIO), bytes: 0, eof: false };
         }
         let start = (offset as usize).min(self.bytes.len());
         let mut len = span.len();
@@ -161,12 +161,12 @@ impl Device {
             }
             // SAFETY: the span has `len` bytes, and the vector has them from `offset` on.
             unsafe { std::ptr::copy_nonoverlapping(span.address(), self.bytes[offset as usize..].as_mut_ptr(), len) };
-            return Completion { tag, status: Status::Complete, bytes: len, eof: false, path: Path::Direct };
+            return Completion { tag, status: Status::Complete, bytes: len, eof: false };
         }
         let n = len.min(self.bytes.len() - start);
         // SAFETY: the span has `n` bytes, and the vector has them from `start` on.
         unsafe { std::ptr::copy_nonoverlapping(self.bytes[start..].as_ptr(), span.address(), n) };
-        Completion { tag, status: Status::Complete, bytes: n, eof: n < len && !self.vague, path: Path::Direct }
+        Completion { tag, status: Status::Complete, bytes: n, eof: n < len && !self.vague }
     }
 }
 

@@ -142,13 +142,13 @@ impl Handle {
             Op::Write { offset, span } => self.write(*offset, span),
             Op::Flush { data_only } => {
                 let done = sys::sync(self.buffered.as_fd(), *data_only);
-                return end(tag, Path::Buffered, done.map(|()| 0), false);
+                return end(tag, done.map(|()| 0), false);
             }
             // The channel asks the limits first.
-            Op::Copy { .. } | Op::List { .. } => return end(tag, Path::Buffered, Err(Errno::EOPNOTSUPP), false),
+            Op::Copy { .. } | Op::List { .. } => return end(tag, Err(Errno::EOPNOTSUPP), false),
         };
         self.stats.count(path, result.unwrap_or(0));
-        end(tag, path, result, eof)
+        end(tag, result, eof)
     }
 
     fn read(&self, offset: u64, span: &Span) -> (Path, Result<usize, Errno>, bool) {
@@ -209,10 +209,10 @@ impl Handle {
     }
 }
 
-fn end(tag: u32, path: Path, result: Result<usize, Errno>, eof: bool) -> Completion {
+fn end(tag: u32, result: Result<usize, Errno>, eof: bool) -> Completion {
     let (status, bytes) = match result {
         Ok(bytes) => (Status::Complete, bytes),
         Err(errno) => (Status::Os(errno), 0),
     };
-    Completion { tag, status, bytes, eof, path }
+    Completion { tag, status, bytes, eof }
 }

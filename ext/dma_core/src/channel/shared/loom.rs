@@ -9,7 +9,7 @@ use ::loom::thread;
 use super::*;
 use crate::engine::{Limits, Manner, Queue, Rejected, Stats};
 use crate::sync::Event;
-use crate::transfer::{Completion, Op, Path};
+use crate::transfer::{Completion, Op};
 
 /// A device that is one thread, as its queue and the tests see it.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ impl Device {
 }
 
 fn completion(tag: u32, status: Status) -> Completion {
-    Completion { tag, status, bytes: 0, eof: false, path: Path::Direct }
+    Completion { tag, status, bytes: 0, eof: false }
 }
 
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use super::Handle;
 use crate::engine::{Engine, Limits, Manner, Queue, Rejected, Stats};
 use crate::error::{Error, Result};
 use crate::sys::{self, PerProcess};
-use crate::transfer::{Completion, Op, Path, Status};
+use crate::transfer::{Completion, Op, Status};
 
 /// The most worker threads of the process that carry out what somebody waits for; more operations wait their turn. Threads
 /// that a broken disk holds, with operations that were given up, come on top.
@@ -135,7 +135,7 @@ impl Job {
     fn run(self) {
         let Job { tag, op, handle, done, cancelled } = self;
         let completion = if cancelled.load(SeqCst) {
-            Completion { tag, status: Status::Aborted, bytes: 0, eof: false, path: Path::Buffered }
+            Completion { tag, status: Status::Aborted, bytes: 0, eof: false }
         } else {
             handle.execute(tag, &op)
         };

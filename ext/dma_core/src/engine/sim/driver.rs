@@ -177,7 +177,7 @@ impl Queue for Driver {
             };
             drop(slot.mapping);
             self.device.stats().count(Path::Direct, bytes);
-            out.push(Completion { tag: slot.tag, status, bytes, eof: false, path: Path::Direct });
+            out.push(Completion { tag: slot.tag, status, bytes, eof: false });
         }
     }
 
@@ -207,7 +207,7 @@ impl Queue for Driver {
         });
         if skips {
             self.slots[slot] = None;
-            self.skipped.push(Completion { tag, status: Status::Aborted, bytes: 0, eof: false, path: Path::Direct });
+            self.skipped.push(Completion { tag, status: Status::Aborted, bytes: 0, eof: false });
         }
         self.device.machine().wake();
     }
