@@ -80,7 +80,7 @@ module DMA
     # @param ring_size [Integer] slots of each channel's descriptor ring, of which one stays free
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
-    # @param address_bits [Integer] 13..48; what lies above is not reached
+    # @param address_bits [Integer] 16..48; what lies above is not reached
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}

@@ -130,8 +130,7 @@ fn native_clear_faults(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
 }
 
 fn native_start_trace(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
-    this.machine(ruby)?.start_trace();
-    Ok(())
+    this.machine(ruby)?.start_trace().or_raise(ruby)
 }
 
 fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {

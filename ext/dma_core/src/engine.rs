@@ -108,7 +108,7 @@ pub trait Registers: Send + Sync + Debug {
 }
 
 /// The clock of a machine that does nothing unless somebody lets it: who waits for it runs it.
-pub trait ManualClock: Send + Sync {
+pub trait ManualClock: Send + Sync + Debug {
     /// Nanoseconds of simulated time.
     fn now(&self) -> u64;
     /// Lets the machine take its next step, if it ends by the time `until`. False where nothing is left to do before then; the

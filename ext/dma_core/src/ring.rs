@@ -267,10 +267,11 @@ impl<S: Slots> Ring<S> {
         Ok(())
     }
 
-    /// Asks the device to skip a descriptor. It may be too late; the status will tell. Nothing happens where `index` has none.
+    /// Asks the device to skip a descriptor, and to tell by an interrupt when it has. It may be too late; the status will tell.
+    /// Nothing happens where `index` has none.
     pub fn cancel(&self, index: u32) {
         if self.holds(index) {
-            self.slots.add_flags(index, flags::CANCEL);
+            self.slots.add_flags(index, flags::CANCEL | flags::INTERRUPT);
         }
     }
 

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::AcqRel;
 #[cfg(all(test, loom))]
 use std::sync::atomic::Ordering::Acquire;
-use std::sync::PoisonError;
+use std::sync::{OnceLock, PoisonError};
+use std::thread;
 
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
@@ -24,6 +25,13 @@ pub(crate) use std::{
 };
 
 use crate::sys;
+
+/// Whether it makes sense to look again and again for what another thread does: on the only processor that would keep it from
+/// doing so, and loom knows no time to spin for.
+pub(crate) fn can_spin() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| cfg!(not(loom)) && thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+}
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Nothing that panics runs under these locks.

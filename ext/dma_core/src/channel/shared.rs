@@ -2,15 +2,14 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, OnceLock};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::table::{Role, Seat, Table, Ticket};
 use super::{Channel, Counters, Outcome, Request};
-use crate::engine::{Engine, ManualClock};
+use crate::engine::ManualClock;
 use crate::error::{Error, Result};
-use crate::sync::{lock, Mutex, MutexGuard};
+use crate::sync::{can_spin, lock, Mutex, MutexGuard};
 use crate::sys;
 use crate::transfer::Status;
 
@@ -43,7 +42,7 @@ pub struct Shared {
     index: u16,
     /// The channel's event and the table's, in one. It stays open when the channel is closed under a waiter.
     event: OwnedFd,
-    engine: Arc<dyn Engine>,
+    clock: Option<Arc<dyn ManualClock>>,
     counters: Arc<Counters>,
     capacity: usize,
     state: Mutex<State>,
@@ -63,9 +62,9 @@ impl Shared {
         let table = Table::new()?;
         let event = sys::either(channel.event(), table.nudge().as_fd());
         let event = event.map_err(|errno| Error::os(errno, "cannot join two events"))?;
-        let (engine, counters, capacity) = (Arc::clone(channel.engine()), channel.counters(), channel.room());
+        let (clock, counters, capacity) = (channel.engine().clock(), channel.counters(), channel.room());
         let state = Mutex::new(State { channel: Some(channel), table });
-        Ok(Shared { index, event, engine, counters, capacity, state, generation: sys::fork_generation() })
+        Ok(Shared { index, event, clock, counters, capacity, state, generation: sys::fork_generation() })
     }
 
     /// Its number in the device.
@@ -166,8 +165,8 @@ impl Shared {
         timeout: Option<Duration>,
         waiter: &mut W,
     ) -> Result<Option<Outcome>, W::Error> {
-        if let Some(clock) = self.engine.clock() {
-            return self.run(&*clock, ticket, timeout, waiter);
+        if let Some(clock) = &self.clock {
+            return self.run(&**clock, ticket, timeout, waiter);
         }
         let started = Instant::now();
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
@@ -205,9 +204,9 @@ impl Shared {
                 return Ok(());
             }
             let pause = if self.must_poll() { POLL } else { SILENCE };
-            let before = Instant::now();
-            waiter.block(role, left.min(pause))?;
-            silent = role == Role::Lead && pause == SILENCE && before.elapsed() >= SILENCE;
+            let (before, pause_or_end) = (Instant::now(), left.min(pause));
+            waiter.block(role, pause_or_end)?;
+            silent = role == Role::Lead && pause == SILENCE && before.elapsed() >= pause_or_end;
         }
     }
 
@@ -266,7 +265,7 @@ impl Shared {
 
     /// Waits up to `timeout`, as a thread, for a transfer that was cancelled; true when it has ended.
     pub fn settle(&self, ticket: &Ticket, timeout: Duration) -> bool {
-        let (deadline, clock) = (Instant::now() + timeout, self.engine.clock());
+        let (deadline, clock) = (Instant::now() + timeout, &self.clock);
         loop {
             if self.progress().is_err() || ticket.outcome().is_some() {
                 return ticket.outcome().is_some();
@@ -410,12 +409,6 @@ impl Waiter for PlainWaiter<'_> {
     fn error(&mut self, error: Error) -> Error {
         error
     }
-}
-
-/// Spinning on the only processor would keep the engine from it; loom knows no time to spin for.
-fn can_spin() -> bool {
-    static SEVERAL: OnceLock<bool> = OnceLock::new();
-    *SEVERAL.get_or_init(|| cfg!(not(loom)) && thread::available_parallelism().is_ok_and(|count| count.get() > 1))
 }
 
 #[cfg(all(test, loom))]

@@ -118,7 +118,9 @@ impl Region {
     pub fn check_idle(&self) -> Result<()> {
         match self.in_flight() {
             0 => Ok(()),
-            n => Err(Error::Busy(format!("{n} operations in flight use this buffer; wait for them first"))),
+            n => Err(Error::Busy(format!(
+                "{n} operations in flight or mappings use this buffer; wait for the transfers, and unmap the mappings"
+            ))),
         }
     }
 

@@ -108,7 +108,7 @@ impl Both {
                 thread::yield_now();
             }
             let fetched = both.cells.get(index);
-            assert_eq!(Descriptor { flags: fetched.flags & !flags::CANCEL, ..fetched }, descriptor(n));
+            assert_eq!(Descriptor { flags: fetched.flags & !(flags::CANCEL | flags::INTERRUPT), ..fetched }, descriptor(n));
             let status = if fetched.flags & flags::CANCEL == 0 {
                 let value = both.data[fetched.source as usize].get();
                 both.data[fetched.destination as usize].set(!value);
@@ -198,7 +198,7 @@ fn a_cancel_comes_in_time_or_too_late_and_is_never_lost_nor_passed_on_to_the_nex
         let index = both.add(&mut ring, 1);
         ring.cancel(index);
         let cancelled = both.pop(&mut ring, 1);
-        assert_eq!(cancelled.flags, descriptor(1).flags | flags::CANCEL);
+        assert_eq!(cancelled.flags, descriptor(1).flags | (flags::CANCEL | flags::INTERRUPT));
         both.add(&mut ring, 2);
         let next = both.pop(&mut ring, 2);
         assert_eq!((next.flags, next.status), (descriptor(2).flags, Status::Complete.code()));

@@ -94,7 +94,7 @@ proptest! {
                 Step::Cancel(n) => match model.get_mut(n as usize) {
                     Some((index, descriptor)) => {
                         ring.cancel(*index);
-                        descriptor.flags |= flags::CANCEL;
+                        descriptor.flags |= flags::CANCEL | flags::INTERRUPT;
                     }
                     None => {
                         ring.cancel(ring.tail());

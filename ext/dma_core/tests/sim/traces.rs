@@ -34,7 +34,7 @@ fn text(events: &[Event]) -> String {
 /// One of everything.
 fn tour(iommu: bool) -> String {
     let bench = Bench::new(Clock::Manual, iommu);
-    bench.machine.start_trace();
+    bench.machine.start_trace().unwrap();
     let (long, short) = (region(10_000, 1), region(100, 2));
     let (to, from) = (Direction::ToDevice, Direction::FromDevice);
     bench.carry_out(to.op(0, whole(&long)));
@@ -73,7 +73,7 @@ fn script(iommu: bool) -> (String, Vec<Outcome>) {
     ] {
         bench.inject(kind, Trigger::Probability(probability), None);
     }
-    bench.machine.start_trace();
+    bench.machine.start_trace().unwrap();
     let channels = [0, 1].map(|index| bench.device.channel(index).unwrap());
     let (memory, mut open, mut ended) = (region(16_384, 3), Vec::new(), Vec::new());
     for _ in 0..10_000 {

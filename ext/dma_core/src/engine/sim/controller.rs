@@ -48,7 +48,7 @@ impl Controller {
         match &self.work {
             Some(work) => match work.phase {
                 Phase::Fetch => Some(fetch),
-                Phase::Move => Some(work.left().min(burst).div_ceil(BUS_WIDTH) * CYCLE),
+                Phase::Move => Some(work.next_burst(burst).div_ceil(BUS_WIDTH) * CYCLE),
                 Phase::Finish => Some(CYCLE),
                 Phase::Hung => None,
             },
@@ -172,8 +172,7 @@ impl Controller {
     /// Moves one burst.
     fn advance(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
         let Descriptor { source, destination, .. } = work.descriptor;
-        // Within the device in one burst: memory that overlaps must not be cut in two.
-        let mut len = if work.is_within() { work.left() } else { work.left().min(bus.burst) };
+        let mut len = work.next_burst(bus.burst);
         if work.fault.is_none() {
             let ranges = [(source + work.done, len), (destination + work.done, len)];
             if let Some((kind, at)) = bus.faults.at_addresses(self.port.common.number, self.port.index, &ranges) {

@@ -54,8 +54,8 @@ impl DeviceOptions {
     fn check(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Argument(what));
         let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments } = *self;
-        if !(13..=48).contains(&address_bits) {
-            return refuse(format!("address_bits: {address_bits} is not in 13..48"));
+        if !(16..=48).contains(&address_bits) {
+            return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
         if memory == 0 || memory > 1 << address_bits {
             return refuse(format!("memory: {memory} bytes are not in 1..2**{address_bits}, which the device reaches"));

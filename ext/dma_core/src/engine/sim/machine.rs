@@ -136,8 +136,14 @@ impl Machine {
             return;
         }
         self.with(|core| {
-            core.controllers.retain(|controller| controller.port.common.number != device);
-            (core.turn, core.current) = (0, None);
+            let Core { controllers, turn, current, .. } = core;
+            // Whose transaction is on the bus goes on, wherever it is in the list then.
+            let kept = |controller: &Controller| controller.port.common.number != device;
+            *current = current
+                .filter(|(index, _)| kept(&controllers[*index]))
+                .map(|(index, end)| (controllers[..index].iter().filter(|controller| kept(controller)).count(), end));
+            controllers.retain(kept);
+            *turn = 0;
         });
     }
 
@@ -190,8 +196,17 @@ impl Machine {
     }
 
     /// Begins to write down what happens.
-    pub fn start_trace(&self) {
-        self.with(|core| core.trace = Some(Vec::new()));
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where somebody does so already.
+    pub fn start_trace(&self) -> Result<()> {
+        self.with(|core| match core.trace {
+            Some(_) => Err(Error::Busy("this machine is being traced already; take one trace after the other".into())),
+            None => {
+                core.trace = Some(Vec::new());
+                Ok(())
+            }
+        })
     }
 
     /// What happened since [`Machine::start_trace`].

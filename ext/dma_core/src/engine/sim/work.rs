@@ -64,6 +64,17 @@ impl Work {
         u64::from(self.descriptor.length) - self.done
     }
 
+    /// How many bytes the next transaction moves, of up to `burst`. Where a copy within the device writes over what it has yet to
+    /// read, it is all of them at once.
+    pub(super) fn next_burst(&self, burst: u64) -> u64 {
+        let Descriptor { source, destination, length, .. } = self.descriptor;
+        let overtakes = source < destination && destination - source < u64::from(length);
+        if self.is_within() && overtakes {
+            return self.left();
+        }
+        self.left().min(burst)
+    }
+
     pub(super) fn is_within(&self) -> bool {
         self.descriptor.flags & WITHIN == WITHIN
     }

@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use crate::sync::{lock, yield_now, AtomicU32, Condvar, Mutex, MutexGuard};
+use crate::sync::{can_spin, lock, yield_now, AtomicU32, Condvar, Mutex, MutexGuard};
 
-/// How long the thread looks for work before it sleeps: about as long as waking it would take. loom tries all there is at once.
-const LINGER: Duration = if cfg!(loom) { Duration::ZERO } else { Duration::from_micros(50) };
+/// How long the thread looks for work before it sleeps: about as long as waking it would take.
+const LINGER: Duration = Duration::from_micros(50);
 /// Steps before it looks whether anybody told of more.
 const TURN: usize = 256;
 
@@ -88,7 +88,7 @@ impl<C> Worker<C> {
                 Step::Nothing => {
                     drop(core);
                     let idle = Instant::now();
-                    while self.state.load(Relaxed) == IDLE && idle.elapsed() < LINGER {
+                    while can_spin() && self.state.load(Relaxed) == IDLE && idle.elapsed() < LINGER {
                         std::hint::spin_loop();
                     }
                     core = self.sleep(lock(&self.core));
