@@ -7,7 +7,7 @@ use ::loom::sync::Condvar;
 use ::loom::thread;
 
 use super::*;
-use crate::engine::{Limits, Manner, Queue, Rejected, Stats};
+use crate::engine::{Engine, Limits, Manner, Queue, Rejected, Stats};
 use crate::sync::Event;
 use crate::transfer::{Completion, Op};
 
