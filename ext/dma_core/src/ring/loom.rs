@@ -108,7 +108,7 @@ impl Both {
                 thread::yield_now();
             }
             let fetched = both.cells.get(index);
-            assert_eq!(Descriptor { flags: fetched.flags & !(flags::CANCEL | flags::INTERRUPT), ..fetched }, descriptor(n));
+            assert_eq!(Descriptor { flags: fetched.flags & !flags::CANCEL, ..fetched }, descriptor(n));
             let status = if fetched.flags & flags::CANCEL == 0 {
                 let value = both.data[fetched.source as usize].get();
                 both.data[fetched.destination as usize].set(!value);
