@@ -97,7 +97,8 @@ RSpec.describe "a file as a device" do
     end
 
     it "ends a thread that is killed while the disk is given a moment to let go" do
-      thread = Thread.new { device.read_dma(100, at: 500_000, timeout: 0.01) }
+      channel = device.channel
+      thread = Thread.new { channel.submit(source: 500_000, destination: buffer).wait(timeout: 0.01) }
       await_hang
       sleep(0.05)
       expect([thread.kill.join(5), thread.status]).to eq [thread, false]
