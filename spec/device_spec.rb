@@ -244,6 +244,15 @@ RSpec.describe DMA::Device do
     expect(device.write_dma("x").wait.status).to eq :complete
   end
 
+  it "opens more devices one after the other than there are descriptors for at once" do
+    expect(in_ruby(<<~'RUBY')).to eq("closed\n")
+      Process.setrlimit(:NOFILE, 128)
+      100.times { DMA::Device.open(:sim) { |dev| dev.write_dma("x").wait } }
+      100.times { DMA::Device.open($LOADED_FEATURES.last) { |dev| dev.read_dma(1) } }
+      puts "closed"
+    RUBY
+  end
+
   it "survives compaction between and during transfers" do
     buffer = guarded(sample(5000))
     calls = 0

@@ -18,7 +18,7 @@ use magnus::{
     TryConvert, TypedData, Value,
 };
 
-use crate::buffer::Size;
+use crate::buffer::{with_memory, Size};
 use crate::device::Device;
 use crate::error::{raise, OrRaise};
 use crate::gvl;
@@ -242,7 +242,7 @@ impl Channel {
         let (seat, event) = match idle {
             Some(pair) => pair,
             None => {
-                let seat = Seat::new().or_raise(ruby)?;
+                let seat = with_memory(ruby, Seat::new)?;
                 let event = Event::new(ruby, seat.event())?;
                 (seat, event)
             }

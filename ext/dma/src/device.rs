@@ -11,7 +11,7 @@ use dma_core::transfer::Status;
 use magnus::typed_data::Obj;
 use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, TypedData, Value};
 
-use crate::buffer::choice;
+use crate::buffer::{choice, with_memory};
 use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
 use crate::gvl;
@@ -71,7 +71,7 @@ pub fn direct_from(ruby: &Ruby, direct: Value) -> Result<Direct, Error> {
 
 fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Error> {
     let direct = direct_from(ruby, direct)?;
-    let core = gvl::without(ruby, move || CoreDevice::open(&path, direct))?.or_raise(ruby)?;
+    let core = with_memory(ruby, || CoreDevice::open(&path, direct))?;
     core.check().or_raise(ruby)?;
     Ok(Device::new(core))
 }
@@ -90,7 +90,7 @@ fn native_channel(ruby: &Ruby, this: Obj<Device>, index: u64) -> Result<Channel,
         let (name, count) = (core.name(), core.channel_count());
         return Err(argument(ruby, format!("channel {index}: {name} has {count}, from 0 on")));
     };
-    let shared = core.channel(index).or_raise(ruby)?;
+    let shared = with_memory(ruby, || core.channel(index))?;
     Channel::new(ruby, shared, this)
 }
 
