@@ -253,6 +253,22 @@ RSpec.describe DMA::Device do
     RUBY
   end
 
+  it "works inside Ractors" do
+    expect(in_ruby(<<~'RUBY')).to eq("abc\n" * 3)
+      Warning[:experimental] = false
+      ractors = Array.new(3) do
+        Ractor.new do
+          DMA::Device.open(:sim) do |dev|
+            dev.write_dma("abc")
+            dev.wait_completion
+            dev.read_dma(3)
+          end
+        end
+      end
+      puts ractors.map(&:take)
+    RUBY
+  end
+
   it "survives compaction between and during transfers" do
     buffer = guarded(sample(5000))
     calls = 0
