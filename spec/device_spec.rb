@@ -269,6 +269,16 @@ RSpec.describe DMA::Device do
     RUBY
   end
 
+  it "copies much within the device as if it had been held in between, and answers meanwhile" do
+    bytes = sample(3_500_000)
+    [[0, 4_000_000], [1000, 0], [0, 1000], [0, 3_000_000], [3_000_000, 0]].each do |from, to|
+      device.write_dma(bytes, at: from)
+      copy = device.channel.submit(source: from, destination: to, length: bytes.size)
+      expect(device.registers.read32(0)).to eq 0x444d4131
+      expect([copy.wait.bytes, device.read_dma(bytes.size, at: to)]).to eq [bytes.size, bytes]
+    end
+  end
+
   it "survives compaction between and during transfers" do
     buffer = guarded(sample(5000))
     calls = 0

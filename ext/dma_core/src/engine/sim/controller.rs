@@ -15,6 +15,9 @@ use crate::transfer::{flags, Access, Descriptor, Status};
 /// The longest chain: one that is longer runs in a circle.
 const MAX_CHAIN: u32 = 1 << 16;
 
+/// The most bytes that are moved within the device at once: nobody else gets at the machine meanwhile.
+const PIECE_WITHIN: u64 = 1 << 20;
+
 /// What a channel needs of its machine for one transaction.
 pub(super) struct Bus<'a> {
     pub now: u64,
@@ -170,8 +173,12 @@ impl Controller {
     /// Moves one burst.
     fn advance(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
         let Descriptor { source, destination, .. } = work.descriptor;
-        // Within the device in one burst: memory that overlaps must not be cut in two.
-        let mut len = if work.is_within() { work.left() } else { work.left().min(bus.burst) };
+        let mut len = match work.is_within() {
+            false => work.left().min(bus.burst),
+            // What would be overwritten before it is read must not be cut in two.
+            true if source < destination && destination < source + u64::from(work.descriptor.length) => work.left(),
+            true => work.left().min(PIECE_WITHIN),
+        };
         if work.fault.is_none() {
             let ranges = [(source + work.done, len), (destination + work.done, len)];
             if let Some((kind, at)) = bus.faults.at_addresses(self.port.common.number, self.port.index, &ranges) {
