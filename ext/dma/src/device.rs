@@ -83,6 +83,7 @@ pub fn direct_from(ruby: &Ruby, direct: Value) -> Result<Direct, Error> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // magnus converts to a PathBuf
 fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Error> {
     let direct = direct_from(ruby, direct)?;
     let core = with_memory(ruby, || CoreDevice::open(&path, direct))?;
