@@ -96,6 +96,15 @@ RSpec.describe "a file as a device" do
       settled { device.channel.poll || expect(buffer.free).to(be_freed) }
     end
 
+    it "ends a thread that is killed while the disk is given a moment to let go" do
+      channel = device.channel
+      thread = Thread.new { channel.submit(source: 500_000, destination: buffer).wait(timeout: 0.01) }
+      await_hang
+      sleep(0.05)
+      expect([thread.kill.join(5), thread.status]).to eq [thread, false]
+      release_reads
+    end
+
     it "frees nothing under a transfer whose objects are garbage" do
       Thread.new do
         other = DMA::Device.open(path)

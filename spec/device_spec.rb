@@ -244,6 +244,41 @@ RSpec.describe DMA::Device do
     expect(device.write_dma("x").wait.status).to eq :complete
   end
 
+  it "opens more devices one after the other than there are descriptors for at once" do
+    expect(in_ruby(<<~'RUBY')).to eq("closed\n")
+      Process.setrlimit(:NOFILE, 128)
+      100.times { DMA::Device.open(:sim) { |dev| dev.write_dma("x").wait } }
+      100.times { DMA::Device.open($LOADED_FEATURES.last) { |dev| dev.read_dma(1) } }
+      puts "closed"
+    RUBY
+  end
+
+  it "works inside Ractors" do
+    expect(in_ruby(<<~'RUBY')).to eq("abc\n" * 3)
+      Warning[:experimental] = false
+      ractors = Array.new(3) do
+        Ractor.new do
+          DMA::Device.open(:sim) do |dev|
+            dev.write_dma("abc")
+            dev.wait_completion
+            dev.read_dma(3)
+          end
+        end
+      end
+      puts ractors.map(&:take)
+    RUBY
+  end
+
+  it "copies much within the device as if it had been held in between, and answers meanwhile" do
+    bytes = sample(3_500_000)
+    [[0, 4_000_000], [1000, 0], [0, 1000], [0, 3_000_000], [3_000_000, 0]].each do |from, to|
+      device.write_dma(bytes, at: from)
+      copy = device.channel.submit(source: from, destination: to, length: bytes.size)
+      expect(device.registers.read32(0)).to eq 0x444d4131
+      expect([copy.wait.bytes, device.read_dma(bytes.size, at: to)]).to eq [bytes.size, bytes]
+    end
+  end
+
   it "survives compaction between and during transfers" do
     buffer = guarded(sample(5000))
     calls = 0

@@ -164,6 +164,18 @@ RSpec.describe DMA::Transfer do
       expect(device).to be_closed
     end
 
+    it "may take its time or wait itself on the thread that finds the ends for all, and nobody waits longer" do
+      large = DMA::Buffer.new(8 << 20)
+      waited = Array.new(5) do
+        first = enqueue.on_complete { channel.submit(source: large, destination: 0).wait }
+        started = Process.clock_gettime(Process::CLOCK_MONOTONIC)
+        channel.submit(source: large, destination: 0).wait
+        first.wait
+        Process.clock_gettime(Process::CLOCK_MONOTONIC) - started
+      end
+      expect(waited.max).to be < 0.9
+    end
+
     it "loses no callback that is given while another thread finds the end" do
       calls = Queue.new
       rounds(200).times do

@@ -14,10 +14,6 @@ module DMA
   # of several channels are independent. A device may be used by any number of threads and fibers. In the child of a
   # fork, devices of the parent raise {ClosedError}.
   class Device
-    # Two threads that ask for a channel at once get the same one.
-    OPENING = Thread::Mutex.new
-    private_constant :OPENING
-
     # @!attribute [r] name
     #   @return [String] what it was opened as
 
@@ -87,10 +83,7 @@ module DMA
     # @raise [ArgumentError] where there is no such channel
     # @raise [BusyError] where an aborted transfer still has the channel
     def channel(index = 0)
-      native_check
-      (@channels || {})[index] || OPENING.synchronize do
-        (@channels ||= {})[DMA.__send__(:natural, index, "channel")] ||= native_channel(index)
-      end
+      native_channel(DMA.__send__(:natural, index, "channel"))
     end
 
     # Begins to write to the device, and does not wait for it.
@@ -136,7 +129,7 @@ module DMA
     def wait_completion(timeout: nil)
       native_check
       deadline = deadline(timeout)
-      channels = (@channels || {}).values
+      channels = native_channels
       channels.each { |channel| channel.__send__(:drain_until, deadline, timeout) }
       failures = channels.flat_map { |channel| channel.__send__(:take_failures) }
       raise failures.first.__send__(:error, failures) unless failures.empty?
@@ -223,7 +216,7 @@ module DMA
     # @raise [BusyError] where something does not end
     def reset
       idle = native_reset
-      (@channels || {}).each_value(&:poll)
+      native_channels.each(&:poll)
       raise BusyError, "#{name} has not let go of an aborted transfer yet; try again later" unless idle
 
       self

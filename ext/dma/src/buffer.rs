@@ -220,12 +220,14 @@ pub fn account(ruby: &Ruby, bytes: usize) -> Result<(), Error> {
     .map(drop)
 }
 
-/// Runs an allocation without the GVL, and once more after a GC where memory or the lock limit was short.
+/// Runs an allocation without the GVL, and once more after a GC where memory, the lock limit, descriptors or threads were short.
 pub fn with_memory<T: Send>(ruby: &Ruby, allocate: impl Fn() -> Result<T, Core> + Send + Sync) -> Result<T, Error> {
     let first = gvl::without(ruby, &allocate)?;
     let short = match &first {
         Err(Core::LockLimit { needed, limit, .. }) => needed <= limit,
-        Err(Core::Os { errno, .. }) => *errno == Errno::ENOMEM,
+        Err(Core::Os { errno, .. }) => {
+            matches!(errno, Errno::ENOMEM | Errno::EMFILE | Errno::ENFILE | Errno::EAGAIN)
+        }
         _ => false,
     };
     let result = if short {

@@ -18,7 +18,7 @@ use magnus::{
     TryConvert, TypedData, Value,
 };
 
-use crate::buffer::Size;
+use crate::buffer::{with_memory, Size};
 use crate::device::Device;
 use crate::error::{raise, OrRaise};
 use crate::gvl;
@@ -81,8 +81,8 @@ impl Waiter for RubyWaiter<'_> {
         event.wait(self.ruby, Some(timeout)).map(drop)
     }
 
-    fn reaped(&mut self) -> Result<(), Error> {
-        self.channel.dispatch(self.ruby)
+    fn reaped(&mut self, leave: &mut dyn FnMut()) -> Result<(), Error> {
+        self.channel.dispatch_and(self.ruby, leave)
     }
 
     fn step(&mut self) -> Result<(), Error> {
@@ -123,6 +123,11 @@ impl Channel {
     /// Calls back for the transfers that ended since the last time; the others are kept for who asks. An error of a callback comes
     /// out after all were called.
     fn dispatch(&self, ruby: &Ruby) -> Result<(), Error> {
+        self.dispatch_and(ruby, &mut || {})
+    }
+
+    /// As [`Channel::dispatch`]; `leave` is called before each callback.
+    fn dispatch_and(&self, ruby: &Ruby, leave: &mut dyn FnMut()) -> Result<(), Error> {
         let (mut next, mut result) = (0, Ok(()));
         let total = self.shared.told();
         if self.seen.swap(total, Relaxed) == total {
@@ -143,6 +148,7 @@ impl Channel {
             let mut called = false;
             while let Some(callback) = transfer.next_callback() {
                 called = true;
+                leave();
                 let returned: Result<Value, Error> = callback.get_inner_with(ruby).funcall("call", (value,));
                 if let Err(error) = returned {
                     if matches!(error.error_type(), ErrorType::Jump(_)) {
@@ -237,7 +243,7 @@ impl Channel {
         let (seat, event) = match idle {
             Some(pair) => pair,
             None => {
-                let seat = Seat::new().or_raise(ruby)?;
+                let seat = with_memory(ruby, Seat::new)?;
                 let event = Event::new(ruby, seat.event())?;
                 (seat, event)
             }

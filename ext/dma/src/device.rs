@@ -1,17 +1,21 @@
 //! `DMA::Device`: a device as one handle of it, open until it is closed.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma_core::device::{Device as CoreDevice, Kind};
 use dma_core::engine::sim::Clock;
 use dma_core::file::Direct;
 use dma_core::transfer::Status;
 use magnus::typed_data::Obj;
-use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, TypedData, Value};
+use magnus::value::Opaque;
+use magnus::{
+    function, gc, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, TypedData, Value,
+};
 
-use crate::buffer::choice;
+use crate::buffer::{choice, with_memory};
 use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
 use crate::gvl;
@@ -20,24 +24,34 @@ use crate::registers::Registers;
 use crate::sim::Sim;
 
 #[derive(TypedData)]
-#[magnus(class = "DMA::Device", free_immediately)]
+#[magnus(class = "DMA::Device", free_immediately, mark)]
 pub struct Device {
     core: Arc<CoreDevice>,
     closed: AtomicBool,
+    /// The Ruby objects of its channels. No Ruby code runs under the lock, so that the GC can take it to mark.
+    channels: Mutex<BTreeMap<u16, Opaque<Value>>>,
 }
 
-impl DataTypeFunctions for Device {}
+impl DataTypeFunctions for Device {
+    fn mark(&self, marker: &gc::Marker) {
+        self.channels().values().for_each(|channel| marker.mark(*channel));
+    }
+}
 
 impl Device {
     /// A handle of `core`.
     pub fn new(core: Arc<CoreDevice>) -> Device {
         core.enter();
-        Device { core, closed: AtomicBool::new(false) }
+        Device { core, closed: AtomicBool::new(false), channels: Mutex::default() }
     }
 
     /// The device, also once closed.
     pub fn core(&self) -> &Arc<CoreDevice> {
         &self.core
+    }
+
+    fn channels(&self) -> MutexGuard<'_, BTreeMap<u16, Opaque<Value>>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The device while it is open and of this process.
@@ -69,9 +83,10 @@ pub fn direct_from(ruby: &Ruby, direct: Value) -> Result<Direct, Error> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value)] // magnus converts to a PathBuf
 fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Error> {
     let direct = direct_from(ruby, direct)?;
-    let core = gvl::without(ruby, move || CoreDevice::open(&path, direct))?.or_raise(ruby)?;
+    let core = with_memory(ruby, || CoreDevice::open(&path, direct))?;
     core.check().or_raise(ruby)?;
     Ok(Device::new(core))
 }
@@ -84,14 +99,28 @@ fn native_close(ruby: &Ruby, this: &Device) -> Result<(), Error> {
     Ok(())
 }
 
-fn native_channel(ruby: &Ruby, this: Obj<Device>, index: u64) -> Result<Channel, Error> {
+/// A channel, always as the same object.
+fn native_channel(ruby: &Ruby, this: Obj<Device>, index: u64) -> Result<Opaque<Value>, Error> {
     let core = this.open(ruby)?;
     let Ok(index) = u16::try_from(index) else {
         let (name, count) = (core.name(), core.channel_count());
         return Err(argument(ruby, format!("channel {index}: {name} has {count}, from 0 on")));
     };
-    let shared = core.channel(index).or_raise(ruby)?;
-    Channel::new(ruby, shared, this)
+    let known = this.channels().get(&index).copied();
+    if let Some(channel) = known {
+        return Ok(channel);
+    }
+    let shared = with_memory(ruby, || core.channel(index))?;
+    let fresh = ruby.obj_wrap(Channel::new(ruby, shared, this)?).as_value();
+    // Another thread may have asked for it meanwhile.
+    let kept = *this.channels().entry(index).or_insert_with(|| fresh.into());
+    Ok(kept)
+}
+
+/// The channels that were asked for.
+fn native_channels(ruby: &Ruby, this: &Device) -> RArray {
+    let channels: Vec<_> = this.channels().values().copied().collect();
+    ruby.ary_from_iter(channels)
 }
 
 fn native_reset(ruby: &Ruby, this: &Device) -> Result<bool, Error> {
@@ -195,6 +224,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_check", method!(|ruby: &Ruby, this: &Device| this.open(ruby).map(drop), 0))?;
     class.define_private_method("native_close", method!(native_close, 0))?;
     class.define_private_method("native_channel", method!(native_channel, 1))?;
+    class.define_private_method("native_channels", method!(native_channels, 0))?;
     class.define_private_method("native_reset", method!(native_reset, 0))?;
     class.define_private_method("native_stats", method!(native_stats, 0))?;
     Ok(())

@@ -16,6 +16,13 @@ fn class(ruby: &Ruby, name: &str) -> ExceptionClass {
     ruby.eval(&format!("DMA::{name}")).expect("lib/dma/error.rb is loaded before the extension")
 }
 
+/// Looks the classes up now: later the thread may have been killed, which ends the look-up.
+pub fn init(ruby: &Ruby) {
+    for class in [&ALIGNMENT, &BUSY, &CLOSED, &LOCK_LIMIT, &MISUSE, &RING_FULL, &TIMEOUT, &UNSUPPORTED] {
+        Lazy::force(class, ruby);
+    }
+}
+
 /// Turns a core error into the exception that it is.
 pub trait OrRaise<T> {
     /// The value, or the exception.
@@ -49,30 +56,39 @@ pub fn raise(ruby: &Ruby, error: &dma_core::Error) -> Error {
             };
         }
     };
-    Error::new(class, error.to_string())
+    exception(class, error.to_string())
+}
+
+/// An exception of `class`, made here. magnus makes the one of `Error::new` only when the method returns, and ends the process where
+/// the thread has been killed by then: while it waited without the GVL, say.
+pub fn exception(class: ExceptionClass, message: impl Into<String>) -> Error {
+    match class.new_instance((message.into(),)) {
+        Ok(exception) => exception.into(),
+        Err(interrupt) => interrupt,
+    }
 }
 
 /// An ArgumentError.
 pub fn argument(ruby: &Ruby, message: impl Into<String>) -> Error {
-    Error::new(ruby.exception_arg_error(), message.into())
+    exception(ruby.exception_arg_error(), message)
 }
 
 /// A ClosedError.
 pub fn closed(ruby: &Ruby, message: impl Into<String>) -> Error {
-    Error::new(CLOSED.get_inner_with(ruby), message.into())
+    exception(CLOSED.get_inner_with(ruby), message)
 }
 
 /// A BusyError.
 pub fn busy(ruby: &Ruby, message: impl Into<String>) -> Error {
-    Error::new(BUSY.get_inner_with(ruby), message.into())
+    exception(BUSY.get_inner_with(ruby), message)
 }
 
 /// A MisuseError.
 pub fn misuse(ruby: &Ruby, message: impl Into<String>) -> Error {
-    Error::new(MISUSE.get_inner_with(ruby), message.into())
+    exception(MISUSE.get_inner_with(ruby), message)
 }
 
 /// A TimeoutError.
 pub fn timed_out(ruby: &Ruby, message: impl Into<String>) -> Error {
-    Error::new(TIMEOUT.get_inner_with(ruby), message.into())
+    exception(TIMEOUT.get_inner_with(ruby), message)
 }

@@ -16,7 +16,7 @@ use magnus::{
     function, gc, method, prelude::*, DataTypeFunctions, Error, RHash, RModule, RString, Ruby, TypedData, Value,
 };
 
-use crate::buffer::Buffer;
+use crate::buffer::{with_memory, Buffer};
 use crate::device::direct_from;
 use crate::error::{argument, closed, raise, OrRaise};
 use crate::gvl;
@@ -136,7 +136,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn native_open(ruby: &Ruby, path: PathBuf, flags: i32, perm: u32, direct: Value, depth: u32) -> Result<File, Error> {
     let direct = direct_from(ruby, direct)?;
-    let file = gvl::without(ruby, || CoreFile::open(&path, flags, perm, direct))?.or_raise(ruby)?;
+    let file = with_memory(ruby, || CoreFile::open(&path, flags, perm, direct))?;
     let stats = file.stats();
     Ok(File { file: Mutex::new(Some(Arc::new(file))), idle: Mutex::new(Vec::new()), path, depth, stats })
 }

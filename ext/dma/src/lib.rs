@@ -31,6 +31,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     // SAFETY: everything native is immutable, behind a lock, or atomic; no object is shared between Ractors.
     unsafe { rb_sys::rb_ext_ractor_safe(true) };
     let dma = ruby.define_module("DMA")?;
+    error::init(ruby);
     keeper::init(ruby, dma)?;
     buffer::init(ruby, dma)?;
     pool::init(ruby, dma)?;

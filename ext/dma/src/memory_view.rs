@@ -5,6 +5,7 @@ use magnus::{Error, RClass, Ruby, TryConvert, Value};
 use rb_sys::{rb_memory_view_entry_t, rb_memory_view_t, VALUE};
 
 use crate::buffer::{Buffer, Export};
+use crate::error::exception;
 
 struct Entry(rb_memory_view_entry_t);
 // SAFETY: three function pointers, never changed.
@@ -22,7 +23,7 @@ pub fn register(ruby: &Ruby, class: RClass) -> Result<(), Error> {
     if unsafe { rb_sys::rb_memory_view_register(class.as_raw(), &ENTRY.0) } {
         return Ok(());
     }
-    Err(Error::new(ruby.exception_runtime_error(), "DMA::Buffer exports a MemoryView already"))
+    Err(exception(ruby.exception_runtime_error(), "DMA::Buffer exports a MemoryView already"))
 }
 
 fn buffer<'a>(object: VALUE) -> Option<&'a Buffer> {

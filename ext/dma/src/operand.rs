@@ -7,7 +7,7 @@ use dma_core::transfer::{Access, Direction, Op};
 use magnus::{prelude::*, Error, Integer, RArray, Ruby, TryConvert, Value};
 
 use crate::buffer::{region_of, Buffer, Size};
-use crate::error::{argument, OrRaise};
+use crate::error::{argument, exception, OrRaise};
 use crate::keeper;
 use crate::mapping::Mapping;
 use crate::view;
@@ -44,7 +44,7 @@ fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> 
     let class = unsafe { value.classname() };
     let message =
         format!("{class} is neither memory (DMA::Buffer, DMA::Mapping, IO::Buffer) nor a device address (Integer)");
-    Err(Error::new(ruby.exception_type_error(), message))
+    Err(exception(ruby.exception_type_error(), message))
 }
 
 /// An element `[source, destination, length]`; a length of nil is that of the memory.

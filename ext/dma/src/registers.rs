@@ -9,7 +9,7 @@ use magnus::{gc, method, prelude::*, DataTypeFunctions, Error, Integer, RModule,
 
 use crate::buffer::Size;
 use crate::device::Device;
-use crate::error::{argument, raise};
+use crate::error::{argument, exception, raise};
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Registers", free_immediately, mark)]
@@ -69,7 +69,7 @@ fn native_write(ruby: &Ruby, this: &Registers, Size(offset): Size, width: u8, va
     let fits = value.to_u64().ok().filter(|value| bits == 64 || *value < 1 << bits);
     let Some(value) = fits else {
         let message = format!("{value} does not fit a register of {bits} bits");
-        return Err(Error::new(ruby.exception_range_error(), message));
+        return Err(exception(ruby.exception_range_error(), message));
     };
     this.registers.write(offset, width, value);
     Ok(())

@@ -11,7 +11,7 @@ use dma_core::engine::ManualClock;
 use dma_core::transfer::Status;
 use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RModule, Ruby, Symbol, TypedData, Value};
 
-use crate::buffer::choice;
+use crate::buffer::{choice, with_memory};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
 use crate::gvl;
@@ -57,7 +57,7 @@ fn native_new(ruby: &Ruby, clock: Value, iommu: bool, seed: u64) -> Result<Sim, 
         "manual" => Clock::Manual,
         _ => return Err(argument(ruby, format!("clock: {clock:?} is none of :free, :manual"))),
     };
-    Ok(Sim { machine: Machine::new(MachineOptions { clock, iommu, seed }).or_raise(ruby)? })
+    Ok(Sim { machine: with_memory(ruby, || Machine::new(MachineOptions { clock, iommu, seed }))? })
 }
 
 /// Adds a device; at `path` where one is given.
@@ -74,7 +74,7 @@ fn native_device(
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
     let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments };
-    let sim = SimDevice::new(&this.machine, options).or_raise(ruby)?;
+    let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
     let name = path.as_ref().map_or_else(|| format!("sim device {}", sim.number()), |path| path.display().to_string());
     let core = CoreDevice::of_sim(&sim, &name);
     if let Some(path) = path {

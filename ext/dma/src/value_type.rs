@@ -2,7 +2,7 @@
 
 use magnus::{prelude::*, Error, Ruby, Symbol, TryConvert, Value};
 
-use crate::error::argument;
+use crate::error::{argument, exception};
 
 /// A type by its name, such as `:u32`.
 #[derive(Clone, Copy)]
@@ -55,7 +55,7 @@ impl ValueType {
                 "{value} is outside {min}..{}",
                 if min == "0" { u64::MAX >> (64 - bits) } else { i64::MAX as u64 >> (64 - bits) }
             );
-            Error::new(ruby.exception_range_error(), message)
+            exception(ruby.exception_range_error(), message)
         };
         let word = match self.kind {
             Kind::Unsigned => {

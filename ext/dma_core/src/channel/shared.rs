@@ -26,8 +26,9 @@ pub trait Waiter {
     type Error;
     /// Waits for the channel's event or the seat's, no longer than `timeout`.
     fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Self::Error>;
-    /// Called after completions were reaped.
-    fn reaped(&mut self) -> Result<(), Self::Error>;
+    /// Called after completions were reaped. It calls `leave` before it runs code that may take long, or wait on this channel
+    /// itself: somebody else leads the channel meanwhile.
+    fn reaped(&mut self, leave: &mut dyn FnMut()) -> Result<(), Self::Error>;
     /// Called between two steps of a machine that the waiter runs by itself.
     fn step(&mut self) -> Result<(), Self::Error> {
         Ok(())
@@ -181,13 +182,13 @@ impl Shared {
             self.rise(seat);
             seated?;
         }
-        waiter.reaped()?;
+        waiter.reaped(&mut || {})?;
         Ok(ticket.outcome())
     }
 
     fn wait_seated<W: Waiter>(
         &self,
-        ticket: &Ticket,
+        ticket: &Arc<Ticket>,
         seat: &Arc<Seat>,
         deadline: Option<Instant>,
         waiter: &mut W,
@@ -198,7 +199,16 @@ impl Shared {
             if ticket.outcome().is_some() {
                 return Ok(());
             }
-            waiter.reaped()?;
+            let mut away = false;
+            waiter.reaped(&mut || {
+                if !std::mem::replace(&mut away, true) {
+                    self.rise(seat);
+                }
+            })?;
+            if away {
+                self.sit(seat, ticket).map_err(|error| waiter.error(error))?;
+                continue;
+            }
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
             if left.is_zero() {
                 return Ok(());
@@ -236,7 +246,7 @@ impl Shared {
         let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
         loop {
             let before = self.seek(ticket).map_err(|error| waiter.error(error))?;
-            waiter.reaped()?;
+            waiter.reaped(&mut || {})?;
             if ticket.outcome().is_some() {
                 return Ok(ticket.outcome());
             }
@@ -402,7 +412,7 @@ impl Waiter for PlainWaiter<'_> {
         Ok(())
     }
 
-    fn reaped(&mut self) -> Result<()> {
+    fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<()> {
         Ok(())
     }
 

@@ -175,7 +175,7 @@ impl Waiter for Sleeper<'_> {
         Ok(())
     }
 
-    fn reaped(&mut self) -> Result<(), ()> {
+    fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<(), ()> {
         Ok(())
     }
 

@@ -102,7 +102,7 @@ impl Waiter for Sleeper<'_> {
         Ok(())
     }
 
-    fn reaped(&mut self) -> Result<(), Error> {
+    fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<(), Error> {
         Ok(())
     }
 
