@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dma_core::channel::{Outcome, Request, Role, Seat, Shared, Ticket, Waiter};
-use dma_core::device::Kind;
+use dma_core::engine::sim::Device as SimDevice;
 use dma_core::memory::{Layout, Lock, Region, Span};
 use dma_core::transfer::{Direction, Op, Status};
 use dma_core::{sys, Error as Core};
@@ -336,7 +336,7 @@ fn native_wait(ruby: &Ruby, this: &Channel, transfer: &Transfer, timeout: Option
 }
 
 fn native_cancel(ruby: &Ruby, this: &Channel, transfer: &Transfer) -> Result<(), Error> {
-    <&Device>::try_convert(this.device.get_inner_with(ruby))?.core().check().or_raise(ruby)?;
+    <&Device>::try_convert(this.device.get_inner_with(ruby))?.check_process(ruby)?;
     this.shared.cancel(transfer.ticket(), Status::Aborted);
     this.dispatch(ruby)
 }
@@ -382,11 +382,11 @@ fn native_descriptor(ruby: &Ruby, this: &Channel) -> Result<i32, Error> {
 
 fn stats(ruby: &Ruby, this: &Channel) -> Result<RHash, Error> {
     let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
-    totals(ruby, &this.shared, device.core().kind())
+    totals(ruby, &this.shared, device.sim())
 }
 
 /// The statistics of one channel.
-pub fn totals(ruby: &Ruby, shared: &Shared, kind: &Kind) -> Result<RHash, Error> {
+pub fn totals(ruby: &Ruby, shared: &Shared, sim: Option<&Arc<SimDevice>>) -> Result<RHash, Error> {
     let counters = shared.counters();
     let (hash, statuses) = (ruby.hash_new(), ruby.hash_new());
     let (mut ended, complete) = (0, Status::Complete.code() as usize);
@@ -407,7 +407,7 @@ pub fn totals(ruby: &Ruby, shared: &Shared, kind: &Kind) -> Result<RHash, Error>
     set("outstanding", submitted - ended)?;
     set("bytes", counters.bytes.load(Relaxed))?;
     set("lost_interrupts", counters.lost_interrupts.load(Relaxed))?;
-    if let Kind::Sim(sim) = kind {
+    if let Some(sim) = sim {
         let (descriptors, bytes, interrupts) = sim.totals(shared.index());
         set("descriptors", descriptors)?;
         set("bytes_on_bus", bytes)?;

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use dma_core::device::{Device as CoreDevice, Kind};
-use dma_core::engine::sim::Clock;
+use dma_core::engine::sim::{Clock, Device as SimDevice};
 use dma_core::file::Direct;
 use dma_core::transfer::Status;
 use magnus::typed_data::Obj;
@@ -26,8 +27,10 @@ use crate::sim::Sim;
 #[derive(TypedData)]
 #[magnus(class = "DMA::Device", free_immediately, mark)]
 pub struct Device {
-    core: Arc<CoreDevice>,
-    closed: AtomicBool,
+    name: String,
+    /// `None` once closed: then a file's descriptors are closed as well, unless a transfer is under way.
+    core: Mutex<Option<Arc<CoreDevice>>>,
+    sim: Option<Arc<SimDevice>>,
     /// The Ruby objects of its channels. No Ruby code runs under the lock, so that the GC can take it to mark.
     channels: Mutex<BTreeMap<u16, Opaque<Value>>>,
 }
@@ -42,12 +45,26 @@ impl Device {
     /// A handle of `core`.
     pub fn new(core: Arc<CoreDevice>) -> Device {
         core.enter();
-        Device { core, closed: AtomicBool::new(false), channels: Mutex::default() }
+        let sim = match core.kind() {
+            Kind::Sim(device) => Some(Arc::clone(device)),
+            Kind::File(_) => None,
+        };
+        Device { name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, channels: Mutex::default() }
     }
 
-    /// The device, also once closed.
-    pub fn core(&self) -> &Arc<CoreDevice> {
-        &self.core
+    /// The simulated device, if it is one, also once closed.
+    pub fn sim(&self) -> Option<&Arc<SimDevice>> {
+        self.sim.as_ref()
+    }
+
+    /// Refuses the child of a fork.
+    pub fn check_process(&self, ruby: &Ruby) -> Result<(), Error> {
+        let core = self.core().clone();
+        core.map_or(Ok(()), |core| core.check()).or_raise(ruby)
+    }
+
+    fn core(&self) -> MutexGuard<'_, Option<Arc<CoreDevice>>> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn channels(&self) -> MutexGuard<'_, BTreeMap<u16, Opaque<Value>>> {
@@ -55,20 +72,19 @@ impl Device {
     }
 
     /// The device while it is open and of this process.
-    pub fn open(&self, ruby: &Ruby) -> Result<&Arc<CoreDevice>, Error> {
-        if self.closed.load(SeqCst) {
-            return Err(closed(ruby, format!("{} was closed", self.core.name())));
-        }
-        self.core.check().or_raise(ruby)?;
-        Ok(&self.core)
+    pub fn open(&self, ruby: &Ruby) -> Result<Arc<CoreDevice>, Error> {
+        let core = self.core().clone();
+        let core = core.ok_or_else(|| closed(ruby, format!("{} was closed", self.name)))?;
+        core.check().or_raise(ruby)?;
+        Ok(core)
     }
 }
 
 impl Drop for Device {
     fn drop(&mut self) {
-        if !self.closed.swap(true, SeqCst) {
+        if let Some(core) = self.core().take() {
             // The GC has no time to wait; what is under way keeps its memory until it is over.
-            self.core.leave(std::time::Duration::ZERO);
+            core.leave(Duration::ZERO);
         }
     }
 }
@@ -92,8 +108,9 @@ fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Erro
 }
 
 fn native_close(ruby: &Ruby, this: &Device) -> Result<(), Error> {
-    if !this.closed.swap(true, SeqCst) {
-        gvl::without_if_possible(|| this.core.leave(GRACE));
+    let taken = this.core().take();
+    if let Some(core) = taken {
+        gvl::without_if_possible(move || core.leave(GRACE));
         ruby.thread_check_ints()?;
     }
     Ok(())
@@ -129,19 +146,17 @@ fn native_reset(ruby: &Ruby, this: &Device) -> Result<bool, Error> {
 }
 
 fn sim(this: &Device) -> Option<Sim> {
-    match this.core.kind() {
-        Kind::Sim(device) => Some(Sim::of(Arc::clone(device.machine()))),
-        Kind::File(_) => None,
-    }
+    this.sim().map(|device| Sim::of(Arc::clone(device.machine())))
 }
 
 fn registers(ruby: &Ruby, this: Obj<Device>) -> Result<Option<Registers>, Error> {
-    let engine = this.open(ruby)?.engine();
+    let core = this.open(ruby)?;
+    let engine = core.engine();
     Ok(engine.registers().map(|registers| Registers::new(registers, engine.clock(), this)))
 }
 
 fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
-    let core = &this.core;
+    let core = this.open(ruby)?;
     let limits = core.engine().limits();
     let hash = ruby.hash_new();
     let symbol = |name: &str| ruby.to_symbol(name);
@@ -170,7 +185,7 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         }
         Kind::File(handle) => {
             hash.aset(symbol("engine"), symbol("threads"))?;
-            hash.aset(symbol("size"), handle.size().map_err(|errno| core_error(errno, core)).or_raise(ruby)?)?;
+            hash.aset(symbol("size"), handle.size().map_err(|errno| core_error(errno, &core)).or_raise(ruby)?)?;
             hash.aset(symbol("direct"), handle.is_direct())?;
         }
     }
@@ -183,16 +198,16 @@ fn core_error(errno: dma_core::Errno, core: &CoreDevice) -> dma_core::Error {
 
 /// What only the device knows: the statistics that are not of a channel.
 fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
-    this.core.check().or_raise(ruby)?;
+    let core = this.open(ruby)?;
     let hash = ruby.hash_new();
-    let bounced = this.core.engine().stats().bounced_bytes.load(std::sync::atomic::Ordering::Relaxed);
+    let bounced = core.engine().stats().bounced_bytes.load(Relaxed);
     hash.aset(ruby.to_symbol("bounced_bytes"), bounced)?;
     let channels = ruby.ary_new();
-    for shared in this.core.open_channels() {
-        channels.push(totals(ruby, &shared, this.core.kind())?)?;
+    for shared in core.open_channels() {
+        channels.push(totals(ruby, &shared, this.sim())?)?;
     }
     hash.aset(ruby.to_symbol("channels"), channels)?;
-    if let Kind::Sim(device) = this.core.kind() {
+    if let Some(device) = this.sim() {
         let (count, last) = device.iommu_faults();
         let faults = ruby.ary_new();
         for status in last {
@@ -216,7 +231,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Device", ruby.class_object())?;
     class.undef_default_alloc_func();
     class.singleton_class()?.define_private_method("native_open", function!(native_open, 2))?;
-    class.define_method("name", method!(|this: &Device| this.core.name().to_owned(), 0))?;
+    class.define_method("name", method!(|this: &Device| this.name.clone(), 0))?;
     class.define_method("closed?", method!(|ruby: &Ruby, this: &Device| this.open(ruby).is_err(), 0))?;
     class.define_private_method("native_sim", method!(sim, 0))?;
     class.define_method("capabilities", method!(capabilities, 0))?;

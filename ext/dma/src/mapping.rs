@@ -66,7 +66,7 @@ impl Mapping {
     }
 
     fn with<T>(&self, ruby: &Ruby, work: impl FnOnce(&dyn CoreMapping) -> T) -> Result<T, Error> {
-        <&Device>::try_convert(self.device.get_inner_with(ruby))?.core().check().or_raise(ruby)?;
+        <&Device>::try_convert(self.device.get_inner_with(ruby))?.check_process(ruby)?;
         match &*self.mapped() {
             Some(mapped) => Ok(work(&*mapped.mapping)),
             None => Err(misuse(ruby, "this mapping was taken away (unmap); map the memory again")),
