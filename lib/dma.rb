@@ -52,11 +52,22 @@ module DMA
     $LOADED_FEATURES.find { |path| path.end_with?("/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}") }
   end
 
-  # @return [Integer] `value`, if it is one that counts something
-  def self.natural(value, name)
-    return value if value.is_a?(Integer) && value.between?(0, (1 << 63) - 1)
+  # @return [Integer] `value`, if it is one that counts something, of so many bits
+  def self.natural(value, name, bits = 63)
+    return value if value.is_a?(Integer) && value.between?(0, (1 << bits) - 1)
 
-    raise ArgumentError, "#{name} must be an Integer in 0..2**63 - 1, not #{value.inspect}"
+    raise ArgumentError, "#{name} must be an Integer in 0..2**#{bits} - 1, not #{value.inspect}"
   end
   private_class_method :natural
+
+  # @return [Float, nil] a timeout in seconds
+  def self.seconds(timeout)
+    return if timeout.nil?
+
+    seconds = Float(timeout)
+    return seconds if seconds >= 0
+
+    raise ArgumentError, "timeout must be nil, or seconds from 0 on, not #{timeout.inspect}"
+  end
+  private_class_method :seconds
 end

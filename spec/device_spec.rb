@@ -37,7 +37,7 @@ RSpec.describe DMA::Device do
       expect { described_class.open(:sim, ring_size: 1) }.to raise_error(ArgumentError, /2\.\.65536/)
       expect { described_class.open(:sim, channels: 0) }.to raise_error(ArgumentError, /1\.\.256/)
       expect { described_class.open(:sim, alignment: 3) }.to raise_error(DMA::AlignmentError, /power of two/)
-      expect { described_class.open(:sim, address_bits: 49) }.to raise_error(ArgumentError, /13\.\.48/)
+      expect { described_class.open(:sim, address_bits: 49) }.to raise_error(ArgumentError, /16\.\.48/)
       expect { described_class.open(:sim, memory: 0) }.to raise_error(ArgumentError, /memory/)
       expect { described_class.open(scratch_file("f", "x"), seed: 1) }.to raise_error(ArgumentError, /Sim\.attach/)
     end

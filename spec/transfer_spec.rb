@@ -290,4 +290,28 @@ RSpec.describe DMA::Transfer do
       puts gone > 10 ? "all but a few after" : gone
     RUBY
   end
+
+  it "give their memory back to who needs it, also where nobody waits for them" do
+    device = DMA::Device.open(:sim)
+    pool = DMA::Pool.new(count: 1, size: 4096)
+    pool.checkout { |buffer| device.channel.submit(source: buffer, destination: 0) }
+    expect(pool.checkout(timeout: 60, &:size)).to eq(4096)
+    buffer = DMA::Buffer.new(4096)
+    transfer = device.channel.submit(source: buffer, destination: 0)
+    sleep 0.001 until device.registers.read32(0x11c) == 2 # HEAD: the device is through
+    expect(buffer.free).to be_freed
+    expect(transfer.status).to eq(:complete)
+  end
+
+  it "are not told of again, once a wait has given them up" do
+    device = DMA::Device.open(:sim)
+    device.sim.inject(:hang, count: 3)
+    expect { device.read_dma(16, timeout: 0.001) }.to raise_error(DMA::TimeoutError)
+    device.write_dma("x")
+    expect { device.wait_completion(timeout: 0.001) }.to raise_error(DMA::TimeoutError)
+    transfer = device.write_dma("y")
+    expect { Timeout.timeout(0.001) { transfer.wait } }.to raise_error(Timeout::Error)
+    expect(device.wait_completion).to equal(device)
+    expect(device.channel.process_completions).to eq(0)
+  end
 end

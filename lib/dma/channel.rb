@@ -128,6 +128,7 @@ module DMA
 
     def elements(list, element)
       return [operands(**element)] unless list
+      raise TypeError, "a DMA::Ring is submitted, not enqueued" if list.is_a?(Ring)
       raise ArgumentError, "give a list or source: and destination:, not both" unless element.empty?
       raise TypeError, "#{list.class} is neither an Array of Hashes nor a DMA::Ring" unless list.is_a?(Array)
       raise ArgumentError, "an empty list moves nothing" if list.empty?
@@ -176,6 +177,7 @@ module DMA
         begin
           native_wait(transfer, deadline && [deadline - device.__send__(:now), 0].max)
         rescue TimeoutError
+          native_forget(transfer)
           count = cancel_all + 1
           why = timeout ? "after #{timeout} s" : "when the machine had nothing left to do"
           raise TimeoutError, "#{count} transfers on channel #{index} of #{device.name} were not over #{why}, " \
@@ -190,6 +192,7 @@ module DMA
       count = 0
       while (transfer = native_oldest)
         count += 1
+        native_forget(transfer)
         native_cancel(transfer)
         break if native_oldest.equal?(transfer) # the device has to let go of it first
       end

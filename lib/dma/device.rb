@@ -115,15 +115,15 @@ module DMA
       raise ArgumentError, "size is needed where there is no memory to read into" unless size || into
 
       size = DMA.__send__(:natural, size, "size") if size
-      timeout = Float(timeout) if timeout
-      self.channel(channel).__send__(:read, size, DMA.__send__(:natural, at, "at"), into, timeout)
+      self.channel(channel).__send__(:read, size, DMA.__send__(:natural, at, "at"), into, DMA.__send__(:seconds, timeout))
     end
 
-    # Waits for all transfers of this device that are outstanding.
+    # Waits for all transfers of this device that are outstanding. Those that went well need not be asked for after this:
+    # {Channel#process_completions} passes them no more.
     #
     # @param timeout [Numeric, nil] seconds, for all together; those that are not over by then are given up
     # @return [self]
-    # @raise [TransferError] for the first transfer that failed since somebody last asked; all of them are in
+    # @raise [TransferError] for the first transfer that failed and that nobody was told of; all of them are in
     #   {TransferError#failures}
     # @raise [TimeoutError]
     def wait_completion(timeout: nil)
@@ -243,7 +243,7 @@ module DMA
     end
 
     def deadline(timeout)
-      timeout && (now + timeout)
+      timeout && (now + DMA.__send__(:seconds, timeout))
     end
   end
 end

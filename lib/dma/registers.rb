@@ -1,8 +1,24 @@
 # frozen_string_literal: true
 
 module DMA
-  # Registers of a device, little-endian. Each access is carried out once, at its own width. The registers of a
-  # simulated device are listed in the documentation of its source (`engine/sim/registers.rs`).
+  # Registers of a device, little-endian. Each access is carried out once, at its own width.
+  #
+  # Those of a simulated device: at 0x00 an ID (32 bits, 0x444d4131), at 0x04 how many channels (32), at 0x08 bytes of
+  # memory (64), at 0x10 whether it is reached (32, bit 0), at 0x14 reset (32, writing 1). Channel n begins at
+  # 0x100 + 0x40 * n:
+  #
+  #   0x00  SOURCE       64  address to read from
+  #   0x08  DESTINATION  64  address to write to
+  #   0x10  COUNT        32  bytes; counts down
+  #   0x14  CONTROL      16  0x01 to the device, 0x02 from it, both: within it; 0x04 interrupt; 0x100 start, 0x200 abort,
+  #                          0x400 reset
+  #   0x16  STATUS       16  0x01 busy, 0x02 done, 0x04 error, 0x08 halted; bits 8 to 15 say which error
+  #   0x18  POSITION     32  bytes moved of the transfer in hand
+  #   0x1c  HEAD         32  the slot of the ring that is fetched next
+  #   0x20  RING         64  bus address of the ring; this and the next two are the driver's own on a channel that is in
+  #   0x28  RING_SIZE    32  use ({Device#channel}): writing them does nothing then
+  #   0x2c  TAIL         32  doorbell: descriptors before this slot are there
+  #   0x30  FAULT        64  bus address of the last fault of the IOMMU
   class Registers
     # How many looks go without a pause between them, and the shortest pause after that, in seconds.
     SPIN = 64
@@ -63,7 +79,7 @@ module DMA
     # @return [Integer] the whole register
     # @raise [TimeoutError] also where a machine with a manual clock has nothing left to do
     def poll(offset, mask:, value:, interval: 0, timeout: nil)
-      deadline = timeout && (seconds + timeout)
+      deadline = timeout && (seconds + DMA.__send__(:seconds, timeout))
       (0..).each do |looks|
         in_time = pass(looks, interval, deadline)
         read = read32(offset)

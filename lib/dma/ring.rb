@@ -44,7 +44,7 @@ module DMA
       # @return [Ring]
       # @raise [ArgumentError]
       def new(size)
-        native_new(DMA.__send__(:natural, size, "size")).tap { |ring| ring.instance_variable_set(:@mappings, []) }
+        native_new(DMA.__send__(:natural, size, "size", 16)).tap { |ring| ring.instance_variable_set(:@mappings, []) }
       end
 
       private
@@ -105,12 +105,15 @@ module DMA
     # @raise [RingFullError] "Descriptor ring full"; every slot is as it was
     def add_transfer(source, destination, length, direction: nil, interrupt: false, fence: false)
       direction ||= destination.is_a?(Mapping) ? :from_device : :to_device
+      memory = { to_device: destination, from_device: source, within: source }[direction]
+      raise ArgumentError, "a #{direction} transfer has its memory on the other side" if memory.is_a?(Mapping)
+
       flags = DIRECTIONS.fetch(direction) do
         raise ArgumentError, "direction: #{direction.inspect} is none of :to_device, :from_device, :within"
       end
       flags |= INTERRUPT if interrupt
       flags |= FENCE if fence
-      native_add(bus_address(source), bus_address(destination), length, flags)
+      native_add(bus_address(source), bus_address(destination), DMA.__send__(:natural, length, "length", 32), flags)
     end
 
     # Takes off the descriptors that have ended, in order, and passes them: one that has ended behind one that has not

@@ -14,7 +14,9 @@ module DMA
   class Sim
     # The options of a machine; others are a device's.
     OPTIONS = %i[clock iommu seed].freeze
-    private_constant :OPTIONS
+    # Bits of a device's numbers, where they are not 32.
+    WIDTHS = { memory: 63, alignment: 63, channels: 16 }.freeze
+    private_constant :OPTIONS, :WIDTHS
 
     # @!attribute [r] clock
     #   @return [:free, :manual]
@@ -45,13 +47,16 @@ module DMA
         native_new(clock, iommu, DMA.__send__(:natural, seed, "seed"))
       end
 
-      # Puts a simulated device at a path: {Device.open} of the path opens it, as often as wanted, and its memory stays
-      # between. Nothing is made in the file system.
+      # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and its
+      # memory stays between. Nothing is made in the file system; what is there is hidden, and a device that was attached
+      # there before is replaced.
       #
       # @param path [String, #to_path]
       # @param options those of {.new} and {#device}
       # @return [Sim] the machine of the device
       def attach(path, **options)
+        raise TypeError, "a path is needed to attach a device" if path.nil?
+
         device = with_device(path: path, **options)
         device.close
         device.sim
@@ -88,7 +93,9 @@ module DMA
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(memory: 64 << 20, channels: 4, ring_size: 256, alignment: 1, address_bits: 48, max_segments: 64,
                path: nil)
-      native_device(memory, channels, ring_size, alignment, address_bits, max_segments, path)
+      numbers = { memory: memory, channels: channels, ring_size: ring_size, alignment: alignment,
+                  address_bits: address_bits, max_segments: max_segments }
+      native_device(*numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }, path)
     end
 
     # Lets time pass, with everything that ends by then.

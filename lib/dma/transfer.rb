@@ -41,7 +41,7 @@ module DMA
     # @raise [TransferError] where it did not end well; {FaultError} for a fault of the IOMMU
     # @raise [TimeoutError]
     def wait(timeout: nil)
-      seconds = timeout && Float(timeout)
+      seconds = DMA.__send__(:seconds, timeout)
       begin
         channel.__send__(:native_wait, self, seconds)
       ensure

@@ -7,6 +7,7 @@ mod sharing;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dma_core::device::progress_all;
 use dma_core::memory::{check_range, Huge, Layout, Lock, Region, Residency};
 use dma_core::{sys, Errno, Error as Core};
 use magnus::rb_sys::protect;
@@ -296,6 +297,10 @@ fn free(ruby: &Ruby, this: Obj<Buffer>) -> Result<Obj<Buffer>, Error> {
     }
     // What the parent of a fork had in flight is none of the child's.
     if let Some(region) = this.region_if_open() {
+        if region.in_flight() > 0 {
+            // It may be over, and nobody has looked.
+            progress_all();
+        }
         region.check_idle().or_raise(ruby)?;
         if this.owner.exports.load(Relaxed) > 0 {
             return Err(busy(ruby, "a MemoryView of this buffer is in use; release it first"));

@@ -160,7 +160,7 @@ impl Channel {
                     result = result.and(Err(error));
                 }
             }
-            if !called {
+            if !called && !transfer.is_known() {
                 self.keep_ended(ticket, value);
             }
         }
@@ -321,6 +321,9 @@ fn native_write_string(ruby: &Ruby, this: Obj<Channel>, string: RString, offset:
 }
 
 fn native_read_string(ruby: &Ruby, this: Obj<Channel>, Size(len): Size, offset: u64) -> Result<Obj<Transfer>, Error> {
+    let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?.open(ruby)?;
+    // Before memory is looked for, which may be more than there is.
+    device.engine().limits().check_range(offset, len as u64).or_raise(ruby)?;
     let region = this.stage(len).or_raise(ruby)?;
     let op = Direction::FromDevice.op(offset, Span::new(&region, 0, len).or_raise(ruby)?);
     Channel::submit(this, ruby, Request::new(op), true, None, Some(region))
@@ -343,6 +346,7 @@ fn native_cancel(ruby: &Ruby, this: &Channel, transfer: &Transfer) -> Result<(),
 
 /// Somebody knows how the transfer ended, and need not be told again.
 fn native_forget(this: &Channel, transfer: &Transfer) {
+    transfer.know();
     let mut ended = lock(&this.ended);
     if let Some(index) = ended.iter().position(|(other, _)| other.id() == transfer.ticket().id()) {
         ended.remove(index);

@@ -41,7 +41,12 @@ impl Keeper {
 
 /// Keeps `owner` until nothing uses `region` any more, which must be in flight already.
 pub fn keep(ruby: &Ruby, region: &Arc<Region>, owner: Value) {
-    KEEPER.get_inner_with(ruby).held().push((Arc::downgrade(region), owner.into()));
+    let keeper = KEEPER.get_inner_with(ruby);
+    let mut held = keeper.held();
+    // Transfer after transfer of the same memory is kept once.
+    if held.last().is_none_or(|(last, _)| last.as_ptr() != Arc::as_ptr(region)) {
+        held.push((Arc::downgrade(region), owner.into()));
+    }
 }
 
 /// Defines the class, which is nobody's business.

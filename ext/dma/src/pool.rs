@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dma_core::device::progress_all;
 use dma_core::memory::{Pool as CorePool, Region, Waiter};
 use dma_core::sys;
 use magnus::{function, gc, method, prelude::*, DataTypeFunctions, Error, RModule, Ruby, TypedData, Value};
@@ -18,6 +19,8 @@ const COLLECT: Duration = Duration::from_millis(10);
 /// over at the same moment, so that the pauses must not be what people choose for timeouts.
 const COLLECT_SCHEDULED: Duration = Duration::from_millis(1237);
 const COLLECT_AT_LAST: Duration = Duration::from_secs(10);
+/// How often to look for transfers that are over, where some are under way.
+const LOOK: Duration = Duration::from_millis(53);
 /// Whoever is in front and has not come for a free buffer in so long is a fiber that nobody resumes any more.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Waiters that are kept for the next use.
@@ -116,6 +119,7 @@ fn wait(
     deadline: Option<Instant>,
 ) -> Result<Option<Arc<Region>>, Error> {
     let mut pause = if scheduled() { COLLECT_SCHEDULED } else { COLLECT };
+    let mut rest = pause;
     loop {
         if let Some(region) = this.pool.checkout_in_turn(waiter).or_raise(ruby)? {
             return Ok(Some(region));
@@ -124,7 +128,13 @@ fn wait(
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(None);
         }
-        if event.wait(ruby, Some(left.map_or(pause, |left| left.min(pause))))? {
+        // Transfers may be over with nobody to look, and their memory free.
+        let turn = if progress_all() { rest.min(LOOK) } else { rest };
+        if event.wait(ruby, Some(left.map_or(turn, |left| left.min(turn))))? {
+            continue;
+        }
+        rest -= turn;
+        if !rest.is_zero() {
             continue;
         }
         ruby.gc_start();
@@ -134,6 +144,7 @@ fn wait(
             }
         }
         pause = (pause * 2).min(COLLECT_AT_LAST);
+        rest = pause;
     }
 }
 

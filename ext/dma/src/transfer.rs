@@ -1,5 +1,6 @@
 //! `DMA::Transfer`: one transfer, under way or over.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma_core::channel::Ticket;
@@ -25,6 +26,8 @@ pub struct Transfer {
     stage: Mutex<Option<Arc<Region>>>,
     /// Procs to call when it has ended. No Ruby code runs under the lock, so that the GC can take it to mark.
     callbacks: Mutex<Vec<Opaque<Value>>>,
+    /// Somebody knows how it ended, or gave it up, and need not be told again.
+    known: AtomicBool,
 }
 
 impl DataTypeFunctions for Transfer {
@@ -49,12 +52,23 @@ impl Transfer {
             ring,
             stage: Mutex::new(stage),
             callbacks: Mutex::new(Vec::new()),
+            known: AtomicBool::new(false),
         }
     }
 
     /// What the core knows of it.
     pub fn ticket(&self) -> &Arc<Ticket> {
         &self.ticket
+    }
+
+    /// Nobody is to be told any more how it ended.
+    pub fn know(&self) {
+        self.known.store(true, Relaxed);
+    }
+
+    /// Whether somebody knows.
+    pub fn is_known(&self) -> bool {
+        self.known.load(Relaxed)
     }
 
     /// The next callback to call, in the order in which they were given.

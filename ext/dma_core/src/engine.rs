@@ -60,6 +60,18 @@ impl Limits {
         max_copy: 0,
         flushes: true,
     };
+
+    /// Refuses what does not lie in the device.
+    pub fn check_range(&self, offset: u64, len: u64) -> Result<()> {
+        let size = self.size;
+        if offset.checked_add(len).is_some_and(|end| end <= size) {
+            return Ok(());
+        }
+        Err(Error::Argument(match size == Limits::ANY.size {
+            true => format!("{len} bytes at offset {offset} pass the largest offset, 2**63 - 1"),
+            false => format!("{len} bytes at device address {offset:#x} are outside the device's {size} bytes"),
+        }))
+    }
 }
 
 /// What an engine did, in running totals.

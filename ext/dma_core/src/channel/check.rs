@@ -21,7 +21,7 @@ pub(super) fn check(request: &Request, limits: &Limits) -> Result<()> {
         }
         match op {
             Op::Read { offset, span } | Op::Write { offset, span } => {
-                range(*offset, span.len() as u64, limits.size)?;
+                limits.check_range(*offset, span.len() as u64)?;
                 if limits.strict && !request.whole {
                     granule(*offset, span.len() as u64, limits.granule)?;
                     if !request.bounce {
@@ -36,7 +36,7 @@ pub(super) fn check(request: &Request, limits: &Limits) -> Result<()> {
             }
             Op::Copy { from, to, len } => {
                 for offset in [from, to] {
-                    range(*offset, *len, limits.size)?;
+                    limits.check_range(*offset, *len)?;
                     granule(*offset, *len, limits.granule)?;
                 }
                 if *len > limits.max_copy {
@@ -53,16 +53,6 @@ pub(super) fn check(request: &Request, limits: &Limits) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn range(offset: u64, len: u64, size: u64) -> Result<()> {
-    if offset.checked_add(len).is_some_and(|end| end <= size) {
-        return Ok(());
-    }
-    Err(Error::Argument(match size == Limits::ANY.size {
-        true => format!("{len} bytes at offset {offset} pass the largest offset, 2**63 - 1"),
-        false => format!("{len} bytes at device address {offset:#x} are outside the device's {size} bytes"),
-    }))
 }
 
 /// Whole blocks of the device only.
