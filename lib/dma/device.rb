@@ -118,8 +118,8 @@ module DMA
       self.channel(channel).__send__(:read, size, DMA.__send__(:natural, at, "at"), into, DMA.__send__(:seconds, timeout))
     end
 
-    # Waits for all transfers of this device that are outstanding. Those that went well need not be asked for after this:
-    # {Channel#process_completions} passes them no more.
+    # Waits for all transfers of this device that are outstanding. Those that went well need not be asked for after
+    # this: {Channel#process_completions} passes them no more.
     #
     # @param timeout [Numeric, nil] seconds, for all together; those that are not over by then are given up
     # @return [self]

@@ -15,7 +15,7 @@ module DMA
   #   0x16  STATUS       16  0x01 busy, 0x02 done, 0x04 error, 0x08 halted; bits 8 to 15 say which error
   #   0x18  POSITION     32  bytes moved of the transfer in hand
   #   0x1c  HEAD         32  the slot of the ring that is fetched next
-  #   0x20  RING         64  bus address of the ring; this and the next two are the driver's own on a channel that is in
+  #   0x20  RING         64  bus address of the ring; this and the next two are the driver's own on a channel in
   #   0x28  RING_SIZE    32  use ({Device#channel}): writing them does nothing then
   #   0x2c  TAIL         32  doorbell: descriptors before this slot are there
   #   0x30  FAULT        64  bus address of the last fault of the IOMMU

@@ -47,9 +47,9 @@ module DMA
         native_new(clock, iommu, DMA.__send__(:natural, seed, "seed"))
       end
 
-      # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and its
-      # memory stays between. Nothing is made in the file system; what is there is hidden, and a device that was attached
-      # there before is replaced.
+      # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
+      # its memory stays between. Nothing is made in the file system; what is there is hidden, and a device that was
+      # attached there before is replaced.
       #
       # @param path [String, #to_path]
       # @param options those of {.new} and {#device}
