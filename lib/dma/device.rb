@@ -115,7 +115,8 @@ module DMA
       raise ArgumentError, "size is needed where there is no memory to read into" unless size || into
 
       size = DMA.__send__(:natural, size, "size") if size
-      self.channel(channel).__send__(:read, size, DMA.__send__(:natural, at, "at"), into, DMA.__send__(:seconds, timeout))
+      at = DMA.__send__(:natural, at, "at")
+      self.channel(channel).__send__(:read, size, at, into, DMA.__send__(:seconds, timeout))
     end
 
     # Waits for all transfers of this device that are outstanding. Those that went well need not be asked for after

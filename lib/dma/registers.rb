@@ -10,15 +10,17 @@ module DMA
   #   0x00  SOURCE       64  address to read from
   #   0x08  DESTINATION  64  address to write to
   #   0x10  COUNT        32  bytes; counts down
-  #   0x14  CONTROL      16  0x01 to the device, 0x02 from it, both: within it; 0x04 interrupt; 0x100 start, 0x200 abort,
-  #                          0x400 reset
+  #   0x14  CONTROL      16  0x01 to the device, 0x02 from it, both: within it; 0x04 interrupt; 0x100 start,
+  #                          0x200 abort, 0x400 reset
   #   0x16  STATUS       16  0x01 busy, 0x02 done, 0x04 error, 0x08 halted; bits 8 to 15 say which error
   #   0x18  POSITION     32  bytes moved of the transfer in hand
   #   0x1c  HEAD         32  the slot of the ring that is fetched next
-  #   0x20  RING         64  bus address of the ring; this and the next two are the driver's own on a channel in
-  #   0x28  RING_SIZE    32  use ({Device#channel}): writing them does nothing then
+  #   0x20  RING         64  bus address of the ring
+  #   0x28  RING_SIZE    32  its slots; 0: no ring
   #   0x2c  TAIL         32  doorbell: descriptors before this slot are there
   #   0x30  FAULT        64  bus address of the last fault of the IOMMU
+  #
+  # Ring, size and tail of a channel that is in use ({Device#channel}) are its driver's: writing them does nothing.
   class Registers
     # How many looks go without a pause between them, and the shortest pause after that, in seconds.
     SPIN = 64
