@@ -200,17 +200,22 @@ impl Channel {
         true
     }
 
+    /// Asks that everything be given up.
+    pub fn cancel_all(&mut self) {
+        let ids: Vec<u64> = self.requests.iter().map(|state| state.id).collect();
+        // The newest first: what waits behind a transfer that hangs must not begin when that is over.
+        ids.into_iter().rev().for_each(|id| {
+            self.cancel(id, Status::Aborted);
+        });
+    }
+
     /// Gives up what was not begun and waits up to `timeout` for what was; true when the engine has let go of all memory.
     pub fn quiesce(&mut self, timeout: Duration) -> bool {
         if self.check_process().is_err() {
             return false;
         }
         let deadline = Instant::now() + timeout;
-        let ids: Vec<u64> = self.requests.iter().map(|state| state.id).collect();
-        // The newest first: what waits behind a transfer that hangs must not begin when that is over.
-        ids.into_iter().rev().for_each(|id| {
-            self.cancel(id, Status::Aborted);
-        });
+        self.cancel_all();
         let clock = self.engine.clock();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -54,6 +54,8 @@ pub struct Shared {
 struct State {
     /// `None` once closed.
     channel: Option<Channel>,
+    /// It takes no more.
+    closing: bool,
     table: Table,
 }
 
@@ -64,7 +66,7 @@ impl Shared {
         let event = sys::either(channel.event(), table.nudge().as_fd());
         let event = event.map_err(|errno| Error::os(errno, "cannot join two events"))?;
         let (clock, counters, capacity) = (channel.engine().clock(), channel.counters(), channel.room());
-        let state = Mutex::new(State { channel: Some(channel), table });
+        let state = Mutex::new(State { channel: Some(channel), closing: false, table });
         Ok(Shared { index, event, clock, counters, capacity, state, generation: sys::fork_generation() })
     }
 
@@ -91,14 +93,14 @@ impl Shared {
         let len = request.elements.iter().map(|op| op.len() as usize).sum();
         let count = request.elements.len();
         let mut state = self.lock()?;
-        if state.channel()?.room() < count {
+        if state.open()?.room() < count {
             state.spin()?;
         }
-        let channel = state.channel()?;
+        let channel = state.open()?;
         let id = channel.enqueue(request)?;
         let ticket = state.table.add(id, len);
         if kick {
-            state.channel()?.kick();
+            state.open()?.kick();
             state.spin()?;
         }
         Ok(ticket)
@@ -107,7 +109,7 @@ impl Shared {
     /// Begins what was enqueued: the doorbell.
     pub fn kick(&self) -> Result<()> {
         let mut state = self.lock()?;
-        state.channel()?.kick();
+        state.open()?.kick();
         state.spin()
     }
 
@@ -154,7 +156,7 @@ impl Shared {
     /// How many elements fit now.
     pub fn room(&self) -> Result<usize> {
         let mut state = self.lock()?;
-        Ok(state.channel()?.room())
+        Ok(state.open()?.room())
     }
 
     /// Waits for one transfer on `seat`. `None` after `timeout`, which is simulated time on a machine with a manual clock, or
@@ -294,26 +296,31 @@ impl Shared {
     /// does.
     pub fn close(&self, grace: Duration) {
         let Ok(mut state) = self.lock() else { return };
-        if let Some(channel) = &mut state.channel {
-            channel.quiesce(grace);
-        }
-        let _ = state.progress();
+        state.closing = true;
+        drop(state);
+        let _ = self.reset(grace);
+        let Ok(mut state) = self.lock() else { return };
         // The rest is the channel's own thread's to wait for.
         drop(state.channel.take());
         state.table.abort(&self.counters);
     }
 
-    /// Aborts what is in flight and waits up to `grace` for it; true when the channel is idle.
+    /// Aborts what is in flight and waits up to `grace` for it, which keeps nobody else waiting; true when all of it has ended.
     pub fn reset(&self, grace: Duration) -> Result<bool> {
+        let deadline = Instant::now() + grace;
         let mut state = self.lock()?;
-        let idle = state.channel()?.quiesce(grace);
-        state.progress()?;
-        Ok(idle)
+        let channel = state.channel()?;
+        let given_up: Vec<u64> = channel.pending().collect();
+        channel.cancel_all();
+        let given_up: Vec<_> = given_up.into_iter().filter_map(|id| state.table.get(id)).collect();
+        drop(state);
+        // Where one outlasts the grace there is none left for the others.
+        Ok(given_up.iter().all(|ticket| self.settle(ticket, deadline.saturating_duration_since(Instant::now()))))
     }
 
     /// Whether it was closed, here or by a fork.
     pub fn is_closed(&self) -> bool {
-        self.lock().map_or(true, |state| state.channel.is_none())
+        self.lock().map_or(true, |state| state.closing || state.channel.is_none())
     }
 
     fn must_poll(&self) -> bool {
@@ -342,7 +349,12 @@ impl Shared {
 
 impl State {
     fn channel(&mut self) -> Result<&mut Channel> {
-        self.channel.as_mut().ok_or_else(|| Error::Closed("the device was closed".into()))
+        self.channel.as_mut().ok_or_else(closed)
+    }
+
+    /// The channel, if it takes requests.
+    fn open(&mut self) -> Result<&mut Channel> {
+        self.channel.as_mut().filter(|_| !self.closing).ok_or_else(closed)
     }
 
     fn progress(&mut self) -> Result<()> {
@@ -357,6 +369,10 @@ impl State {
         self.table.end(channel.spin()?);
         Ok(())
     }
+}
+
+fn closed() -> Error {
+    Error::Closed("the device was closed".into())
 }
 
 /// A waiter that is a thread of no scheduler.
