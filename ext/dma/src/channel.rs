@@ -1,13 +1,15 @@
 //! `DMA::Channel`: transfers in, completions out, for any number of threads and fibers.
 
+mod stats;
+mod waiter;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::IntoRawFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dma_core::channel::{Outcome, Request, Role, Seat, Shared, Ticket, Waiter};
-use dma_core::engine::sim::Device as SimDevice;
+use dma_core::channel::{Outcome, Request, Seat, Shared, Ticket};
 use dma_core::memory::{Layout, Lock, Region, Span};
 use dma_core::transfer::{Direction, Op, Status};
 use dma_core::{sys, Error as Core};
@@ -18,6 +20,8 @@ use magnus::{
     TryConvert, TypedData, Value,
 };
 
+pub use self::stats::totals;
+use self::waiter::RubyWaiter;
 use crate::buffer::{with_memory, Size};
 use crate::device::Device;
 use crate::error::{raise, OrRaise};
@@ -29,8 +33,6 @@ use crate::transfer::Transfer;
 
 /// Seats that are kept for the next who waits.
 const IDLE_SEATS: usize = 16;
-/// Steps of a machine with a manual clock before other threads and fibers get their turn, and interrupts theirs.
-const STEPS: u32 = 1024;
 /// Memory for Strings that is kept for the next one.
 const STAGES: usize = 8;
 const STAGE: usize = 1 << 20;
@@ -62,39 +64,6 @@ impl DataTypeFunctions for Channel {
         lock(&self.transfers).values().for_each(|(_, transfer)| marker.mark(*transfer));
         lock(&self.ended).iter().for_each(|(_, transfer)| marker.mark(*transfer));
         lock(&self.seats).iter().for_each(|(_, event)| marker.mark(event.io()));
-    }
-}
-
-/// Waits as a Ruby thread or fiber.
-struct RubyWaiter<'a> {
-    ruby: &'a Ruby,
-    channel: &'a Channel,
-    seat: Event,
-    steps: u32,
-}
-
-impl Waiter for RubyWaiter<'_> {
-    type Error = Error;
-
-    fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Error> {
-        let event = if role == Role::Lead { self.channel.event } else { self.seat };
-        event.wait(self.ruby, Some(timeout)).map(drop)
-    }
-
-    fn reaped(&mut self, leave: &mut dyn FnMut()) -> Result<(), Error> {
-        self.channel.dispatch_and(self.ruby, leave)
-    }
-
-    fn step(&mut self) -> Result<(), Error> {
-        self.steps = self.steps.wrapping_add(1);
-        if self.steps % STEPS == 0 {
-            self.seat.wait(self.ruby, Some(Duration::ZERO))?;
-        }
-        Ok(())
-    }
-
-    fn error(&mut self, error: Core) -> Error {
-        raise(self.ruby, &error)
     }
 }
 
@@ -248,7 +217,7 @@ impl Channel {
                 (seat, event)
             }
         };
-        let mut waiter = RubyWaiter { ruby, channel: self, seat: event, steps: 0 };
+        let mut waiter = RubyWaiter::new(ruby, self, event);
         let waited = self.shared.wait(ticket, &seat, timeout, &mut waiter);
         let mut seats = lock(&self.seats);
         if waited.is_ok() && seats.len() < IDLE_SEATS {
@@ -387,38 +356,6 @@ fn native_descriptor(ruby: &Ruby, this: &Channel) -> Result<i32, Error> {
 fn stats(ruby: &Ruby, this: &Channel) -> Result<RHash, Error> {
     let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
     totals(ruby, &this.shared, device.sim())
-}
-
-/// The statistics of one channel.
-pub fn totals(ruby: &Ruby, shared: &Shared, sim: Option<&Arc<SimDevice>>) -> Result<RHash, Error> {
-    let counters = shared.counters();
-    let (hash, statuses) = (ruby.hash_new(), ruby.hash_new());
-    let (mut ended, complete) = (0, Status::Complete.code() as usize);
-    for (code, count) in counters.ended.iter().enumerate().skip(complete) {
-        let count = count.load(Relaxed);
-        ended += count;
-        let name = if code + 1 == counters.ended.len() { "os_error" } else { Status::from_code(code as u32).name() };
-        if count > 0 {
-            statuses.aset(ruby.to_symbol(name), count)?;
-        }
-    }
-    let completed = counters.ended[complete].load(Relaxed);
-    let submitted = counters.submitted.load(Relaxed);
-    let set = |name: &str, value: u64| hash.aset(ruby.to_symbol(name), value);
-    set("submitted", submitted)?;
-    set("completed", completed)?;
-    set("failed", ended - completed)?;
-    set("outstanding", submitted - ended)?;
-    set("bytes", counters.bytes.load(Relaxed))?;
-    set("lost_interrupts", counters.lost_interrupts.load(Relaxed))?;
-    if let Some(sim) = sim {
-        let (descriptors, bytes, interrupts) = sim.totals(shared.index());
-        set("descriptors", descriptors)?;
-        set("bytes_on_bus", bytes)?;
-        set("interrupts", interrupts)?;
-    }
-    hash.aset(ruby.to_symbol("statuses"), statuses)?;
-    Ok(hash)
 }
 
 fn room(ruby: &Ruby, this: &Channel) -> Result<usize, Error> {
