@@ -1,6 +1,7 @@
 //! The plain values of a transfer: what is to be done, how it ended, and the descriptor that says it to a device.
 
 use std::fmt;
+use std::mem::discriminant;
 
 use nix::errno::Errno;
 
@@ -193,11 +194,15 @@ const NAMES: [(Status, &str); 15] = [
 const OS: u32 = 1 << 16;
 
 impl Status {
+    fn place(&self) -> Option<usize> {
+        NAMES.iter().position(|(other, _)| discriminant(other) == discriminant(self))
+    }
+
     /// The code in a descriptor's status field. What a fault was about is not in it.
     pub fn code(self) -> u32 {
         match self {
             Status::Os(errno) => OS | errno as u32,
-            status => NAMES.iter().position(|(other, _)| other.name() == status.name()).unwrap_or(0) as u32,
+            status => status.place().unwrap_or(0) as u32,
         }
     }
 
@@ -216,24 +221,7 @@ impl Status {
 
     /// Its name in Ruby: `complete`, `iommu_fault`, ...; of an operating system's error `os_error`.
     pub fn name(self) -> &'static str {
-        match self {
-            Status::Pending => "pending",
-            Status::Complete => "complete",
-            Status::Aborted => "aborted",
-            Status::TimedOut => "timed_out",
-            Status::NotAttempted => "not_attempted",
-            Status::BadSource => "bad_source",
-            Status::BadDestination => "bad_destination",
-            Status::BadLength => "bad_length",
-            Status::IommuFault { .. } => "iommu_fault",
-            Status::BusReadError => "bus_read_error",
-            Status::BusWriteError => "bus_write_error",
-            Status::DataPoison => "data_poison",
-            Status::DescriptorError => "descriptor_error",
-            Status::LinkDown => "link_down",
-            Status::RingFull => "ring_full",
-            Status::Os(_) => "os_error",
-        }
+        self.place().map_or("os_error", |place| NAMES[place].1)
     }
 
     /// How a transfer ends that meets this error on its way to the engine.
