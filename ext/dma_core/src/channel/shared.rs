@@ -39,7 +39,7 @@ pub trait Waiter {
     fn error(&mut self, error: Error) -> Self::Error;
 }
 
-/// See the [module](self).
+/// A channel that any number of threads and fibers submit to and wait on; whoever waits first reaps for all.
 #[derive(Debug)]
 pub struct Shared {
     index: u16,

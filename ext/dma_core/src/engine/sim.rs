@@ -1,9 +1,9 @@
 //! A simulated DMA machine: a bus, devices on it with memory and descriptor rings of their own, an IOMMU, and faults on demand.
 //!
-//! A transfer goes through it as through a PCIe device. The [driver](driver) maps the memory, writes a descriptor into the
-//! channel's ring and rings the doorbell; the [controller](controller) fetches the descriptor by bus address, moves the bytes in
+//! A transfer goes through it as through a PCIe device. The driver maps the memory, writes a descriptor into the
+//! channel's ring and rings the doorbell; the controller fetches the descriptor by bus address, moves the bytes in
 //! bursts, writes the status back and raises the channel's interrupt; the driver finds the status and unmaps. Each of these is a
-//! transaction of the [machine](machine)'s bus, and takes cycles of it.
+//! transaction of the [machine](Machine)'s bus, and takes cycles of it.
 
 mod access;
 mod controller;
