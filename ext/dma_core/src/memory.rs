@@ -5,6 +5,8 @@ mod pages;
 mod pool;
 mod region;
 mod registry;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use page_lock::PageLock;
 pub use pages::{Huge, Layout, Lock, Pages, Residency};

@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::Stats;
-use crate::memory::{Layout, Lock, Span};
+use crate::memory::testing::{bytes, region};
+use crate::memory::Span;
 use crate::transfer::{Direction, Op};
 
 /// A device of bytes, and how it misbehaves.
@@ -168,19 +169,6 @@ impl Device {
         unsafe { std::ptr::copy_nonoverlapping(self.bytes[start..].as_ptr(), span.address(), n) };
         Completion { tag, status: Status::Complete, bytes: n, eof: n < len && !self.vague }
     }
-}
-
-fn region(len: usize, byte: u8) -> Arc<Region> {
-    let region = Region::allocate(Layout::new(len), Lock::Never).unwrap();
-    region.fill(0, len, byte).unwrap();
-    region
-}
-
-fn bytes(region: &Region) -> Vec<u8> {
-    let mut out = vec![0; region.len()];
-    // SAFETY: `out` has the length of the region.
-    unsafe { region.read(0, out.as_mut_ptr(), out.len()) }.unwrap();
-    out
 }
 
 fn numbered(len: usize) -> Vec<u8> {

@@ -274,16 +274,10 @@ impl Drop for Span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::testing::bytes;
 
     fn region(size: usize) -> Arc<Region> {
         Region::allocate(Layout::new(size), Lock::Never).unwrap()
-    }
-
-    fn bytes(region: &Region) -> Vec<u8> {
-        let mut out = vec![0; region.len()];
-        // SAFETY: `out` has the length of the region.
-        unsafe { region.read(0, out.as_mut_ptr(), out.len()) }.unwrap();
-        out
     }
 
     #[test]

@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use proptest::prelude::*;
 
 use super::*;
+use crate::memory::testing::bytes;
 use crate::memory::{Layout, Lock};
 
 const GUARD: u8 = 0xa5;
@@ -15,13 +16,6 @@ fn ring(offset: usize, size: u32) -> (Arc<Region>, Ring) {
     region.fill(0, region.len(), GUARD).unwrap();
     let ring = Ring::new(Memory::new(&region, offset, size).unwrap()).unwrap();
     (region, ring)
-}
-
-fn bytes(region: &Region) -> Vec<u8> {
-    let mut out = vec![0; region.len()];
-    // SAFETY: `out` has the length of the region.
-    unsafe { region.read(0, out.as_mut_ptr(), out.len()) }.unwrap();
-    out
 }
 
 #[derive(Debug, Clone)]

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::channel::{Request, Shared};
 use crate::device;
-use crate::memory::{Layout, Lock, Region, Span};
+use crate::memory::testing::{bytes, region};
+use crate::memory::{Region, Span};
 use crate::transfer::{Direction, Status};
 use std::sync::Arc;
 
@@ -20,19 +21,6 @@ fn open(machine: &Arc<Machine>) -> (Arc<Device>, Arc<Shared>) {
     let device = Device::new(machine, DeviceOptions::default()).unwrap();
     let core = device::Device::of_sim(&device, "sim");
     (device, core.channel(0).unwrap())
-}
-
-fn region(len: usize, byte: u8) -> Arc<Region> {
-    let region = Region::allocate(Layout::new(len), Lock::Never).unwrap();
-    region.fill(0, len, byte).unwrap();
-    region
-}
-
-fn bytes(region: &Region) -> Vec<u8> {
-    let mut out = vec![0; region.len()];
-    // SAFETY: `out` has the length of the region.
-    unsafe { region.read(0, out.as_mut_ptr(), out.len()) }.unwrap();
-    out
 }
 
 fn request(direction: Direction, offset: u64, region: &Arc<Region>) -> Request {
