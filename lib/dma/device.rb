@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 module DMA
-  # A device that moves bytes between its own memory and ours: a simulated one, or a file or block device, whose device
-  # addresses are the offsets in it.
+  # A device that moves bytes between its own memory and ours: a simulated one; a PCI function through VFIO; a file or
+  # block device, whose device addresses are the offsets in it.
   #
   #   DMA::Device.open(:sim) do |dev|
   #     dev.write_dma("x" * 1024, at: 4096)
@@ -22,7 +22,9 @@ module DMA
     #   (descriptors of a channel), `:alignment` (of device addresses and lengths), `:memory_alignment`, `:strict`
     #   (whether what is not aligned is refused), `:max_length` (bytes of one descriptor; longer transfers are split),
     #   `:max_segments`, `:operations`; of a simulated device `:ring_size`, `:address_bits`, `:iommu`, `:clock`; of a
-    #   file `:direct`.
+    #   file `:direct`; of a PCI function `:driver` (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars`
+    #   (bytes of each), `:interrupts` (their kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`,
+    #   `:namespace`, `:block_size`, `:namespaces`.
     #   @return [Hash{Symbol => Object}]
 
     # @!method closed?
@@ -31,13 +33,21 @@ module DMA
     class << self
       # Opens a device; with a block, closes it after it and returns its value.
       #
-      # @param device [:sim, String, #to_path] `:sim` makes a simulated machine with one device; a path names a device
-      #   that {Sim.attach} put there, a regular file or a block device
+      # @param device [:sim, String, #to_path] `:sim` makes a simulated machine with one device; `"0000:01:00.0"` takes
+      #   the PCI function with this address through VFIO; a path names a device that {Sim.attach} put there, a regular
+      #   file or a block device
       # @param direct [true, :auto, false] of a file: past the page cache, or an error; where it can; never
-      # @param options of a simulated device: those of {Sim.new} and {Sim#device}
+      # @param options of a simulated device: those of {Sim.new} and {Sim#device}; of a PCI function:
+      # @option options [:auto, false] :driver `:auto` drives an NVMe disk or QEMU's edu device; `false`, as for all other
+      #   functions: nobody does but the program, by {#registers}, {#wait_interrupt} and {#map}
+      # @option options [Integer, nil] :address_bits bits of a bus address that the device can say; nil: what its driver
+      #   knows, or 64
+      # @option options [:auto, :msix, :msi, :intx] :interrupts the kind of its interrupts; `:auto`: the best there is
+      # @option options [Integer, nil] :namespace of an NVMe disk; nil: the first
       # @yieldparam device [Device]
       # @return [Device, Object]
-      # @raise [UnsupportedError] for what this cannot drive
+      # @raise [UnsupportedError] for what this cannot drive, with what is missing and the line that mends it
+      # @raise [BusyError] for a PCI function that this process has open
       # @raise [SystemCallError] where there is none, or it may not be opened
       def open(device, direct: :auto, **options)
         opened = device == :sim ? Sim.__send__(:with_device, **options) : open_path(device, direct, options)
@@ -57,19 +67,37 @@ module DMA
         self.open(device, **options)
       end
 
+      # The PCI functions of this computer, whoever has them, and what is in the way of opening each.
+      #
+      # @return [Array<Hash{Symbol => Object}>] by address: `:address`, `:vendor`, `:device`, `:class`, `:driver` (nil: none
+      #   is bound), `:iommu_group`, `:ready` (whether {.open} can take it), `:missing` and `:remedy` (what is in the way, and
+      #   what to do about it; nil where it is ready)
+      def list
+        native_list
+      end
+
       private
 
-      def open_path(path, direct, options)
-        unless options.empty?
-          raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to DMA::Sim.attach"
-        end
+      PCI = /\A(\h{4,8}:)?\h\h:\h\h\.\h\z/
+      private_constant :PCI
 
-        if path.is_a?(String) && path.match?(/\A\h{4,}:\h\h:\h\h\.\h\z/)
-          raise UnsupportedError, "#{path}: PCI functions (VFIO) are not driven by this version; there are simulated " \
-                                  "devices (:sim, DMA::Sim.attach), files and block devices"
+      def open_path(path, direct, options)
+        return open_pci(path, direct, **options) if path.is_a?(String) && path.match?(PCI)
+
+        unless options.empty?
+          raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to DMA::Sim.attach, " \
+                               "and a file has none but direct:"
         end
 
         native_open(path, direct)
+      end
+
+      def open_pci(address, direct, driver: :auto, address_bits: nil, interrupts: :auto, namespace: nil)
+        raise ArgumentError, "direct: is for files, and #{address} is a PCI function" unless direct == :auto
+
+        namespace &&= DMA.__send__(:natural, namespace, "namespace")
+        address_bits &&= DMA.__send__(:natural, address_bits, "address_bits")
+        native_open_pci(address, address_bits, interrupts, driver, namespace)
       end
     end
 
@@ -139,7 +167,7 @@ module DMA
     end
 
     # Gives memory bus addresses, by which the device reaches it until the mapping is taken away. Its pages are locked
-    # meanwhile. A transfer of a {Buffer} needs none: it is mapped while the transfer lasts.
+    # meanwhile, or pinned for a PCI function. A transfer of a {Buffer} needs none: it is mapped while the transfer lasts.
     #
     # @param memory [Buffer, IO::Buffer, Integer, #to_ptr] memory; what is no Buffer is wrapped, see {Buffer.wrap}
     # @param size [Integer, nil] bytes; nil: all that the memory has
@@ -189,11 +217,38 @@ module DMA
       }
     end
 
-    # @return [Registers] the device's registers
+    # The device's registers.
+    #
+    # @param bank [Integer, :config] the number of a PCI function's BAR, or its configuration space; a simulated device has
+    #   one bank, number 0
+    # @return [Registers] always the same
     # @raise [UnsupportedError] where it has none
-    def registers
+    # @raise [ArgumentError] where it has none in this bank
+    def registers(bank = 0)
       native_check
-      @registers ||= native_registers || raise(UnsupportedError, "#{name} has no registers")
+      number = bank == :config ? nil : DMA.__send__(:natural, bank, "bank")
+      raise ArgumentError, "bank #{number}: a PCI function has BARs 0 to 5 and :config" if number && number > 5
+
+      (@registers ||= {})[number] ||= native_registers(number)
+    end
+
+    # Waits for an interrupt of a PCI function that has no driver here. Other threads run meanwhile, or other fibers.
+    #
+    # Interrupts are counted from when the device is opened, so that none is lost between telling the device to work and
+    # waiting for it. A line of the bus (`interrupts: :intx`) is masked from when it comes until it is waited for again: tell
+    # the device before that to take its request back.
+    #
+    # @param vector [Integer, :error, :removal] a vector of the device; an error that the bus reports of it; the wish of
+    #   somebody (driver_override, hot-unplug) to have it back, upon which it should be closed. The last two can be waited
+    #   for on devices with a driver as well.
+    # @param timeout [Numeric, nil] seconds
+    # @return [Integer] how often it came since it was last waited for
+    # @raise [TimeoutError]
+    # @raise [ArgumentError] where it has no such vector
+    # @raise [UnsupportedError] for a device that is no PCI function, and for vectors of a device that has a driver
+    def wait_interrupt(vector = 0, timeout: nil)
+      native_wait_interrupt(vector, DMA.__send__(:seconds, timeout)) ||
+        raise(TimeoutError, "no interrupt (#{vector}) of #{name} within #{timeout} s")
     end
 
     # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
@@ -210,11 +265,12 @@ module DMA
       empty.merge(totals, stats)
     end
 
-    # Aborts what is under way on all channels, brings the link of a simulated device up again, and waits a moment for
-    # all to end. The channels can be used as before.
+    # Aborts what is under way on all channels, and waits a moment for all to end; brings the link of a simulated device up
+    # again, resets an NVMe controller, and a PCI function without a driver. The channels can be used as before.
     #
     # @return [self]
     # @raise [BusyError] where something does not end
+    # @raise [UnsupportedError] for a PCI function that has no reset of its own
     def reset
       idle = native_reset
       native_channels.each(&:poll)

@@ -19,7 +19,8 @@ module DMA
     #   @return [Symbol] `:pending`, `:complete`; `:aborted` (cancelled), `:timed_out` (given up by who waited),
     #     `:not_attempted` (what its fence waited for failed), `:bad_source`, `:bad_destination`, `:bad_length`,
     #     `:iommu_fault` (see {#fault}), `:bus_read_error`, `:bus_write_error`, `:data_poison`, `:descriptor_error`,
-    #     `:link_down`, `:ring_full`, `:os_error` (see {#errno})
+    #     `:link_down`, `:ring_full`, `:medium_error`, `:device_error` (its code is in the message of {#failure}),
+    #     `:os_error` (see {#errno})
 
     # @!attribute [r] fault
     #   @return [(Integer, Symbol), nil] of an IOMMU fault the bus address, and `:read` or `:write`, what the device

@@ -331,9 +331,10 @@ fn retain(ruby: &Ruby, this: Obj<Buffer>) -> Result<Obj<Buffer>, Error> {
 
 fn residency(ruby: &Ruby, this: &Buffer) -> Result<Symbol, Error> {
     let (region, _) = this.locate(0, 0).or_raise(ruby)?;
-    Ok(ruby.to_symbol(match region.pages().residency() {
+    Ok(ruby.to_symbol(match region.residency() {
         Residency::Pageable => "pageable",
         Residency::Locked => "locked",
+        Residency::Pinned => "pinned",
     }))
 }
 

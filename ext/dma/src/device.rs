@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dma_core::device::{Device as CoreDevice, Kind};
 use dma_core::engine::sim::{Clock, Device as SimDevice};
+use dma_core::engine::Bank;
 use dma_core::file::Direct;
 use dma_core::transfer::Status;
 use magnus::typed_data::Obj;
@@ -20,6 +21,7 @@ use crate::buffer::{choice, with_memory};
 use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
 use crate::gvl;
+use crate::pci;
 use crate::port::GRACE;
 use crate::registers::Registers;
 use crate::sim::Sim;
@@ -47,7 +49,7 @@ impl Device {
         core.enter();
         let sim = match core.kind() {
             Kind::Sim(device) => Some(Arc::clone(device)),
-            Kind::File(_) => None,
+            Kind::File(_) | Kind::Pci(_) => None,
         };
         Device { name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, channels: Mutex::default() }
     }
@@ -149,10 +151,12 @@ fn sim(this: &Device) -> Option<Sim> {
     this.sim().map(|device| Sim::of(Arc::clone(device.machine())))
 }
 
-fn registers(ruby: &Ruby, this: Obj<Device>) -> Result<Option<Registers>, Error> {
+/// The registers of a BAR, or of the configuration space where there is none.
+fn registers(ruby: &Ruby, this: Obj<Device>, bar: Option<u8>) -> Result<Registers, Error> {
+    let bank = bar.map_or(Bank::Config, Bank::Bar);
     let core = this.open(ruby)?;
-    let engine = core.engine();
-    Ok(engine.registers().map(|registers| Registers::new(registers, engine.clock(), this)))
+    let registers = core.engine().registers(bank).or_raise(ruby)?;
+    Ok(Registers::new(bank, registers.size(), core.engine().clock(), this))
 }
 
 fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
@@ -188,6 +192,7 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
             hash.aset(symbol("size"), handle.size().map_err(|errno| core_error(errno, &core)).or_raise(ruby)?)?;
             hash.aset(symbol("direct"), handle.is_direct())?;
         }
+        Kind::Pci(driven) => pci::capabilities(ruby, driven, limits.size, hash)?,
     }
     Ok(hash)
 }
@@ -207,6 +212,9 @@ fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         channels.push(totals(ruby, &shared, this.sim())?)?;
     }
     hash.aset(ruby.to_symbol("channels"), channels)?;
+    if let Kind::Pci(driven) = core.kind() {
+        hash.aset(ruby.to_symbol("mappings"), driven.function.mappings())?;
+    }
     if let Some(device) = this.sim() {
         let (count, last) = device.iommu_faults();
         let faults = ruby.ary_new();
@@ -230,12 +238,16 @@ fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
 pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Device", ruby.class_object())?;
     class.undef_default_alloc_func();
-    class.singleton_class()?.define_private_method("native_open", function!(native_open, 2))?;
+    let singleton = class.singleton_class()?;
+    singleton.define_private_method("native_open", function!(native_open, 2))?;
+    singleton.define_private_method("native_open_pci", function!(pci::native_open_pci, 5))?;
+    singleton.define_private_method("native_list", function!(pci::native_list, 0))?;
+    class.define_private_method("native_wait_interrupt", method!(pci::native_wait_interrupt, 2))?;
     class.define_method("name", method!(|this: &Device| this.name.clone(), 0))?;
     class.define_method("closed?", method!(|ruby: &Ruby, this: &Device| this.open(ruby).is_err(), 0))?;
     class.define_private_method("native_sim", method!(sim, 0))?;
     class.define_method("capabilities", method!(capabilities, 0))?;
-    class.define_private_method("native_registers", method!(registers, 0))?;
+    class.define_private_method("native_registers", method!(registers, 1))?;
     class.define_private_method("native_check", method!(|ruby: &Ruby, this: &Device| this.open(ruby).map(drop), 0))?;
     class.define_private_method("native_close", method!(native_close, 0))?;
     class.define_private_method("native_channel", method!(native_channel, 1))?;

@@ -12,6 +12,7 @@ mod keeper;
 mod mapping;
 mod memory_view;
 mod operand;
+mod pci;
 mod pool;
 mod port;
 mod registers;

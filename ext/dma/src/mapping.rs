@@ -102,14 +102,16 @@ fn native_map(
     // A pointer may lead into a buffer of ours, whose lock must outlast the mapping's.
     let owner = find(region.address() + offset).map_or_else(|| Arc::clone(&region), |(owner, _)| owner);
     let (span, address) = (Span::new(&region, offset, len).or_raise(ruby)?, region.address() + offset);
-    let lock = match owner.pages().residency() {
-        Residency::Locked => None,
+    let lock = match owner.residency() {
+        _ if core.engine().pins() => None,
+        Residency::Locked | Residency::Pinned => None,
         // Without the GVL, for all pages are brought in.
         // SAFETY: the span keeps our own memory mapped; the owner of other memory is kept, and must not free it. Memory that is
         // ours is unlocked by nobody else, for it was not locked.
         Residency::Pageable => Some(gvl::without(ruby, || unsafe { PageLock::new(address, len) })?.or_raise(ruby)?),
     };
-    let mapping = core.engine().map(span, access).or_raise(ruby)?;
+    // Pinning brings all pages in as well.
+    let mapping = gvl::without(ruby, || core.engine().map(span, access))?.or_raise(ruby)?;
     if buffer.is_foreign() {
         keeper::keep(ruby, &region, buffer.as_value());
     }

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
-use dma_core::engine::{ManualClock, Registers as CoreRegisters};
+use dma_core::engine::{Bank, Engine, ManualClock, Registers as CoreRegisters};
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{gc, method, prelude::*, DataTypeFunctions, Error, Integer, RModule, Ruby, TryConvert, TypedData, Value};
 
 use crate::buffer::Size;
 use crate::device::Device;
-use crate::error::{argument, exception, raise};
+use crate::error::{argument, exception, raise, OrRaise};
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Registers", free_immediately, mark)]
 pub struct Registers {
-    registers: Arc<dyn CoreRegisters>,
+    bank: Bank,
+    size: u64,
     clock: Option<Arc<dyn ManualClock>>,
     device: Opaque<Value>,
 }
@@ -26,23 +27,20 @@ impl DataTypeFunctions for Registers {
 }
 
 impl Registers {
-    /// The registers of a device, and its clock where it runs only when it is told to.
-    pub fn new(
-        registers: Arc<dyn CoreRegisters>,
-        clock: Option<Arc<dyn ManualClock>>,
-        device: Obj<Device>,
-    ) -> Registers {
-        Registers { registers, clock, device: device.as_value().into() }
+    /// `size` bytes of registers of a device, and its clock where it runs only when it is told to.
+    pub fn new(bank: Bank, size: u64, clock: Option<Arc<dyn ManualClock>>, device: Obj<Device>) -> Registers {
+        Registers { bank, size, clock, device: device.as_value().into() }
     }
 
-    /// Refuses a device that was closed, and the child of a fork.
-    fn open(&self, ruby: &Ruby) -> Result<(), Error> {
-        <&Device>::try_convert(self.device.get_inner_with(ruby))?.open(ruby).map(drop)
+    /// The device's engine, whose registers are held for one access only: kept, they would keep a device that was closed.
+    fn open(&self, ruby: &Ruby) -> Result<Arc<dyn Engine>, Error> {
+        let core = <&Device>::try_convert(self.device.get_inner_with(ruby))?.open(ruby)?;
+        Ok(Arc::clone(core.engine()))
     }
 
-    fn check(&self, ruby: &Ruby, offset: usize, width: u8) -> Result<u64, Error> {
-        self.open(ruby)?;
-        let (offset, bytes, size) = (offset as u64, u64::from(width), self.registers.size());
+    fn check(&self, ruby: &Ruby, offset: usize, width: u8) -> Result<(Arc<dyn CoreRegisters>, u64), Error> {
+        let registers = self.open(ruby)?.registers(self.bank).or_raise(ruby)?;
+        let (offset, bytes, size) = (offset as u64, u64::from(width), self.size);
         if offset.checked_add(bytes).is_none_or(|end| end > size) {
             return Err(argument(
                 ruby,
@@ -54,24 +52,24 @@ impl Registers {
                 format!("a register of {bytes} bytes begins at a multiple of {bytes}, and {offset:#x} is none");
             return Err(raise(ruby, &dma_core::Error::Alignment(message)));
         }
-        Ok(offset)
+        Ok((registers, offset))
     }
 }
 
 fn native_read(ruby: &Ruby, this: &Registers, Size(offset): Size, width: u8) -> Result<u64, Error> {
-    let offset = this.check(ruby, offset, width)?;
-    Ok(this.registers.read(offset, width))
+    let (registers, offset) = this.check(ruby, offset, width)?;
+    Ok(registers.read(offset, width))
 }
 
 fn native_write(ruby: &Ruby, this: &Registers, Size(offset): Size, width: u8, value: Integer) -> Result<(), Error> {
-    let offset = this.check(ruby, offset, width)?;
+    let (registers, offset) = this.check(ruby, offset, width)?;
     let bits = 8 * u32::from(width);
     let fits = value.to_u64().ok().filter(|value| bits == 64 || *value < 1 << bits);
     let Some(value) = fits else {
         let message = format!("{value} does not fit a register of {bits} bits");
         return Err(exception(ruby.exception_range_error(), message));
     };
-    this.registers.write(offset, width, value);
+    registers.write(offset, width, value);
     Ok(())
 }
 
@@ -91,7 +89,7 @@ fn native_step(ruby: &Ruby, this: &Registers, until: Option<u64>) -> Result<bool
 pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Registers", ruby.class_object())?;
     class.undef_default_alloc_func();
-    class.define_method("size", method!(|this: &Registers| this.registers.size(), 0))?;
+    class.define_method("size", method!(|this: &Registers| this.size, 0))?;
     class.define_private_method("native_read", method!(native_read, 2))?;
     class.define_private_method("native_write", method!(native_write, 3))?;
     class.define_private_method("native_now", method!(native_now, 0))?;

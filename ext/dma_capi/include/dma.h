@@ -50,6 +50,8 @@ enum dma_status {
     DMA_DESCRIPTOR_ERROR = 12,     /* the descriptor could not be fetched, or makes no sense */
     DMA_LINK_DOWN = 13,            /* the device is not reached any more */
     DMA_RING_FULL = 14,            /* there was no room for it in the ring */
+    DMA_MEDIUM_ERROR = 15,         /* the device cannot read or write its medium there */
+    DMA_DEVICE_ERROR = 16,         /* the device failed, or ended it for a reason of its own */
     DMA_STATUS_OS_ERROR = 0x10000
 };
 

@@ -32,7 +32,7 @@ impl Use {
     pub(crate) fn size(&self) -> Result<u64> {
         self.0.check()?;
         match self.0.kind() {
-            Kind::Sim(device) => Ok(device.options().memory),
+            Kind::Sim(_) | Kind::Pci(_) => Ok(self.0.engine().limits().size),
             Kind::File(handle) => {
                 handle.size().map_err(|errno| Error::os(errno, format!("cannot ask the size of {}", self.0.name())))
             }

@@ -276,6 +276,8 @@ fn name(code: c_int) -> &'static CStr {
         Status::DescriptorError => c"descriptor_error",
         Status::LinkDown => c"link_down",
         Status::RingFull => c"ring_full",
+        Status::MediumError => c"medium_error",
+        Status::DeviceError { .. } => c"device_error",
         Status::Os(_) => c"os_error",
     }
 }

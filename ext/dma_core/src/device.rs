@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::channel::{Channel, Shared};
 use crate::engine::file::threads::Threads;
 use crate::engine::file::{Direct, Handle};
+use crate::engine::vfio::{pci, Driven, Options};
 use crate::engine::{sim, Engine};
 use crate::error::{Error, Result};
 use crate::sys::PerProcess;
@@ -45,6 +46,8 @@ pub enum Kind {
     Sim(Arc<sim::Device>),
     /// A file or a block device.
     File(Arc<Handle>),
+    /// A PCI function.
+    Pci(Arc<Driven>),
 }
 
 /// A device, open until it is closed or dropped.
@@ -76,6 +79,9 @@ impl Device {
         if let Some(device) = attached(path) {
             return Ok(device);
         }
+        if let Some(address) = path.to_str().filter(|text| pci::is_address(text)) {
+            return Device::open_pci(address, Options::default());
+        }
         let open = |flags| Handle::open(path, flags, 0, direct);
         let handle = match open(libc::O_RDWR) {
             Err(Error::Os { errno: nix::Error::EACCES | nix::Error::EROFS | nix::Error::EPERM, .. }) => {
@@ -87,6 +93,16 @@ impl Device {
         let engine: Arc<dyn Engine> = Arc::new(Threads::new(Arc::clone(&handle)));
         let name = path.display().to_string();
         Ok(Arc::new(Device::new(&name, Kind::File(handle), engine, FILE_CHANNELS, FILE_DEPTH)))
+    }
+
+    /// The PCI function at `address`, as [`crate::engine::vfio::pci::is_address`] knows it.
+    ///
+    /// # Errors
+    /// See [`crate::engine::vfio::Function::open`]; [`Error::Argument`] for options that are not the device's.
+    pub fn open_pci(address: &str, options: Options) -> Result<Arc<Device>> {
+        let (driven, engine, channels, depth) = Driven::open(address, options)?;
+        let name = driven.function.listed().address.clone();
+        Ok(Arc::new(Device::new(&name, Kind::Pci(Arc::new(driven)), engine, channels, depth)))
     }
 
     fn new(name: &str, kind: Kind, engine: Arc<dyn Engine>, channels: u16, depth: u32) -> Device {
@@ -127,6 +143,9 @@ impl Device {
         self.check()?;
         let mut channels = self.channels();
         let count = channels.len();
+        if count == 0 {
+            self.engine.queue(index, self.depth)?;
+        }
         let Some(slot) = channels.get_mut(usize::from(index)) else {
             return Err(Error::Argument(format!("channel {index}: {} has {count}, from 0 on", self.name)));
         };
@@ -169,9 +188,7 @@ impl Device {
         for channel in self.open_channels() {
             idle &= channel.reset(grace)?;
         }
-        if let Kind::Sim(device) = &self.kind {
-            device.reset();
-        }
+        self.engine.reset()?;
         Ok(idle)
     }
 
@@ -180,6 +197,7 @@ impl Device {
         match &self.kind {
             Kind::Sim(device) => device.machine().check(),
             Kind::File(handle) => handle.check(),
+            Kind::Pci(driven) => driven.function.check(),
         }
     }
 

@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod sim;
+pub mod vfio;
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
@@ -109,6 +110,15 @@ pub trait Mapping: Send + Sync + Debug {
     fn segments(&self) -> &[(u64, u64)];
 }
 
+/// Which of a device's registers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bank {
+    /// A base address register of a PCI function; 0: the registers of a device that has but one bank.
+    Bar(u8),
+    /// The configuration space of a PCI function.
+    Config,
+}
+
 /// Registers of a device, little-endian. An access is aligned to its width, and happens once, as written.
 pub trait Registers: Send + Sync + Debug {
     /// Bytes of register space.
@@ -150,9 +160,25 @@ pub trait Engine: Send + Sync + Debug {
         Err(Error::Unsupported("a file reads and writes memory by its own address and maps none".into()))
     }
 
-    /// Its registers, where it has some.
-    fn registers(&self) -> Option<Arc<dyn Registers>> {
-        None
+    /// Whether memory is pinned while it is mapped, so that nobody needs to lock it.
+    fn pins(&self) -> bool {
+        false
+    }
+
+    /// Its registers.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an engine that has none; [`Error::Argument`] where there are none in this bank.
+    fn registers(&self, _bank: Bank) -> Result<Arc<dyn Registers>> {
+        Err(Error::Unsupported("a file has no registers".into()))
+    }
+
+    /// Brings the device back to where it was when it was opened. What is in flight ends.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a device that cannot be reset; [`Error::Os`] for one that does not come up again.
+    fn reset(&self) -> Result<()> {
+        Ok(())
     }
 
     /// Its clock, where it runs only when it is told to.

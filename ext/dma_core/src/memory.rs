@@ -9,7 +9,8 @@ mod registry;
 pub(crate) mod testing;
 
 pub use page_lock::PageLock;
-pub use pages::{Huge, Layout, Lock, Pages, Residency};
+pub(crate) use pages::pin_error;
+pub use pages::{Hold, Huge, Layout, Lock, Pages, Residency};
 pub use pool::{Pool, Waiter};
 pub use region::{check_range, Region, Span};
 pub use registry::find;

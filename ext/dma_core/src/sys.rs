@@ -1,6 +1,7 @@
 //! The system calls, each once, behind safe signatures. Nothing above this module calls `libc` or `nix` for effect.
 
 mod per_process;
+pub mod vfio;
 
 use std::ffi::CString;
 use std::fs;
@@ -184,6 +185,12 @@ pub fn open(path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
         // SAFETY: open returned a new descriptor that nobody else owns.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     })
+}
+
+/// Whether this user may open a file for reading and writing (access(2)).
+pub fn may_open(path: &Path) -> Result<(), Errno> {
+    use nix::unistd::AccessFlags;
+    nix::unistd::access(path, AccessFlags::R_OK | AccessFlags::W_OK)
 }
 
 /// What statx(2) tells of an open file.

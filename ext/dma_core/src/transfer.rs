@@ -169,12 +169,19 @@ pub enum Status {
     LinkDown,
     /// There was no room for it in the ring.
     RingFull,
+    /// The device cannot read or write its medium there.
+    MediumError,
+    /// The device failed, or ended it for a reason of its own.
+    DeviceError {
+        /// The device's code: of NVMe the status code type and the status code, in three hexadecimal digits.
+        code: u16,
+    },
     /// The operating system refused.
     Os(Errno),
 }
 
 /// Every status but [`Status::Os`] with its code and name, which is a symbol in Ruby.
-const NAMES: [(Status, &str); 15] = [
+const NAMES: [(Status, &str); 17] = [
     (Status::Pending, "pending"),
     (Status::Complete, "complete"),
     (Status::Aborted, "aborted"),
@@ -190,6 +197,8 @@ const NAMES: [(Status, &str); 15] = [
     (Status::DescriptorError, "descriptor_error"),
     (Status::LinkDown, "link_down"),
     (Status::RingFull, "ring_full"),
+    (Status::MediumError, "medium_error"),
+    (Status::DeviceError { code: 0 }, "device_error"),
 ];
 const OS: u32 = 1 << 16;
 
@@ -246,6 +255,7 @@ impl fmt::Display for Status {
             Status::IommuFault { address, access } => {
                 write!(f, "IOMMU fault: no {} access at bus address {address:#x}", access.name())
             }
+            Status::DeviceError { code } => write!(f, "device error {code:#05x}"),
             Status::Os(errno) => f.write_str(errno.desc()),
             status => f.write_str(&status.name().replace('_', " ")),
         }

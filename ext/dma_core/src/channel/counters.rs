@@ -12,7 +12,7 @@ pub struct Counters {
     /// Requests taken.
     pub submitted: AtomicU64,
     /// Requests ended, by [`Status::code`]; those that the operating system refused come last.
-    pub ended: [AtomicU64; 16],
+    pub ended: [AtomicU64; 18],
     /// Bytes that were moved, as the outcomes say.
     pub bytes: AtomicU64,
     /// Completions that were found though no interrupt told of them.

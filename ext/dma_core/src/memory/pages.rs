@@ -1,7 +1,9 @@
 //! A mapping of pages: allocated, locked, guarded against fork, given back once.
 
+use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
@@ -56,6 +58,16 @@ pub enum Residency {
     Pageable,
     /// The kernel may move it but not swap it out (mlock2(2)).
     Locked,
+    /// A device holds it where it is.
+    Pinned,
+}
+
+/// Who holds pages where they are.
+pub trait Hold: Send + Sync + fmt::Debug {
+    /// Whether it holds every page of the range.
+    fn holds(&self, start: usize, len: usize) -> bool;
+    /// The memory goes, and nothing uses it: it is held no longer when this returns.
+    fn let_go(&self, start: usize, len: usize);
 }
 
 /// Pages of private, zeroed memory, or memory of somebody else that is only looked after.
@@ -69,6 +81,7 @@ pub struct Pages {
     len: usize,
     huge: bool,
     locked: AtomicBool,
+    holds: Mutex<Vec<Weak<dyn Hold>>>,
     generation: u32,
 }
 
@@ -117,6 +130,7 @@ impl Pages {
             len,
             huge: huge == Huge::Require,
             locked: AtomicBool::new(false),
+            holds: Mutex::default(),
             generation: sys::fork_generation(),
         })
     }
@@ -136,6 +150,7 @@ impl Pages {
             len,
             huge: false,
             locked: AtomicBool::new(false),
+            holds: Mutex::default(),
             generation,
         })
     }
@@ -162,6 +177,8 @@ impl Pages {
         if matches!(self.storage, Storage::Foreign) || self.check().is_err() {
             return false;
         }
+        // A device would go on with the old pages.
+        self.let_go();
         // SAFETY: the range is this mapping, whose bytes nobody wants any more.
         let given = unsafe {
             let _ = sys::munlock(self.start as *const u8, self.len);
@@ -171,13 +188,58 @@ impl Pages {
         given.is_ok()
     }
 
-    /// Whether the pages are locked.
-    pub fn residency(&self) -> Residency {
-        if self.locked.load(Ordering::Relaxed) {
+    /// What keeps `[start, start + len)`, by address, in memory.
+    pub fn residency(&self, start: usize, len: usize) -> Residency {
+        // One of them may be the last of its kind, which is not dropped under the lock.
+        let holds: Vec<_> = self.holds().iter().filter_map(Weak::upgrade).collect();
+        if holds.iter().any(|hold| hold.holds(start, len)) {
+            Residency::Pinned
+        } else if self.locked.load(Ordering::Relaxed) {
             Residency::Locked
         } else {
             Residency::Pageable
         }
+    }
+
+    /// Whether the memory was allocated here.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.storage, Storage::Foreign)
+    }
+
+    /// `hold` is told before the pages go.
+    pub(crate) fn held_by(&self, hold: Weak<dyn Hold>) {
+        let mut holds = self.holds();
+        holds.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&hold));
+        holds.push(hold);
+    }
+
+    /// Unlocks a range that is about to be pinned.
+    pub(crate) fn unlock_for_pin(&self, start: usize, len: usize) {
+        if self.locked.load(Ordering::Relaxed) {
+            // SAFETY: whole pages of this mapping, since only those are ever locked.
+            let _ = unsafe { sys::munlock(start as *const u8, len) };
+        }
+    }
+
+    /// Locks a range again that was pinned meanwhile, or says that not all is locked any more.
+    pub(crate) fn lock_again(&self, start: usize, len: usize) {
+        if !self.locked.load(Ordering::Relaxed) || self.check().is_err() {
+            return;
+        }
+        // SAFETY: as in `unlock_for_pin`.
+        if unsafe { sys::mlock(start as *const u8, len, true) }.is_err() {
+            self.locked.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn let_go(&self) {
+        let holds = std::mem::take(&mut *self.holds());
+        holds.iter().filter_map(Weak::upgrade).for_each(|hold| hold.let_go(self.start, self.len));
+    }
+
+    fn holds(&self) -> MutexGuard<'_, Vec<Weak<dyn Hold>>> {
+        // Nothing that panics runs under the lock.
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Address of the first byte.
@@ -248,6 +310,10 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
+        // The child of a fork has none of the parent's devices, and may find their locks held.
+        if self.check().is_ok() {
+            self.let_go();
+        }
         if let Storage::Mapped(map) = &mut self.storage {
             // In a child of fork the mapping may be gone (MADV_DONTFORK) and its addresses reused.
             if self.generation == sys::fork_generation() || !self.huge {
@@ -273,6 +339,14 @@ fn map_error(error: &std::io::Error, Layout { size, align, huge }: Layout) -> Er
         _ => "",
     };
     Error::os(errno(error), format!("{what}{hint}"))
+}
+
+/// What VFIO meant by ENOMEM: memory that is pinned counts as locked.
+pub(crate) fn pin_error(needed: u64) -> Error {
+    match lock_error(Errno::ENOMEM, needed) {
+        Error::Os { errno, .. } => Error::os(errno, format!("cannot pin {needed} bytes for a device")),
+        error => error,
+    }
 }
 
 /// What mlock2(2) meant: the limit, where it was passed.
@@ -319,12 +393,12 @@ mod tests {
     #[test]
     fn residency_is_locked_only_after_a_lock_that_worked() {
         let pages = Pages::allocate(Layout::new(4096)).unwrap();
-        assert_eq!(pages.residency(), Residency::Pageable);
+        assert_eq!(pages.residency(pages.address(), pages.len()), Residency::Pageable);
         pages.lock(Lock::Never).unwrap();
-        assert_eq!(pages.residency(), Residency::Pageable);
+        assert_eq!(pages.residency(pages.address(), pages.len()), Residency::Pageable);
         let before = sys::locked_bytes();
         if pages.lock(Lock::Now).is_ok() {
-            assert_eq!(pages.residency(), Residency::Locked);
+            assert_eq!(pages.residency(pages.address(), pages.len()), Residency::Locked);
             // Other tests lock and unlock at the same time: only that something is locked is certain.
             assert!(sys::locked_bytes() > 0, "{before}");
         }

@@ -5,7 +5,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::Arc;
 
-use super::pages::{Layout, Lock, Pages};
+use super::pages::{Layout, Lock, Pages, Residency};
 use super::pool::Home;
 use super::registry;
 use crate::error::{Error, Result};
@@ -62,8 +62,13 @@ impl Region {
         Region::new(Arc::new(pages), 0, len, None)
     }
 
+    /// What keeps its memory in place.
+    pub fn residency(&self) -> Residency {
+        self.pages.residency(self.address(), self.len.max(1))
+    }
+
     /// The pages it lies in.
-    pub fn pages(&self) -> &Pages {
+    pub fn pages(&self) -> &Arc<Pages> {
         &self.pages
     }
 

@@ -1,5 +1,6 @@
 //! Faults on demand, as a channel sees them.
 
+use dma_core::engine::Bank;
 use dma_core::transfer::{Access, Direction, Status};
 
 use super::*;
@@ -91,7 +92,7 @@ fn a_link_that_is_down_comes_up_with_a_reset() {
             assert!(tickets[2..].iter().all(|ticket| ended(ticket) == Status::LinkDown));
             assert_eq!(bench.carry_out(Direction::FromDevice.op(0, whole(&targets[0]))).status, Status::LinkDown);
             assert_eq!(bytes(&targets[5]), [0xee; 4096]);
-            let registers = bench.device.engine().registers().unwrap();
+            let registers = bench.device.engine().registers(Bank::Bar(0)).unwrap();
             assert_eq!((registers.read(0, 4), registers.read(0x10, 4)), (0xffff_ffff, 0));
             assert_eq!(bench.device.reset(GRACE), Ok(true));
             assert!(tickets.iter().all(|ticket| ticket.outcome().is_some()));

@@ -1,7 +1,7 @@
 //! A driver that does everything by hand: one transfer through the registers of a channel.
 
 use dma_core::engine::sim::channel_offset;
-use dma_core::engine::{Engine, Mapping, Registers};
+use dma_core::engine::{Bank, Engine, Mapping, Registers};
 use dma_core::memory::Region;
 use dma_core::transfer::{flags, Access, Status};
 
@@ -21,7 +21,7 @@ pub struct Driver(Arc<dyn Registers>);
 
 impl Driver {
     pub fn new(bench: &Bench) -> Driver {
-        Driver(bench.sim.registers().unwrap())
+        Driver(bench.sim.registers(Bank::Bar(0)).unwrap())
     }
 
     pub fn get(&self, at: u64, width: u8) -> u64 {
@@ -69,7 +69,7 @@ pub fn mapped(bench: &Bench, byte: u8) -> (Arc<Region>, Arc<dyn Mapping>, u64) {
 #[test]
 fn the_device_says_what_it_is() {
     let bench = Bench::new(Clock::Free, true);
-    let registers = bench.sim.registers().unwrap();
+    let registers = bench.sim.registers(Bank::Bar(0)).unwrap();
     assert_eq!(registers.size(), channel_offset(4));
     assert_eq!((registers.read(0, 4), registers.read(4, 4)), (0x444d_4131, 4));
     assert_eq!((registers.read(8, 8), registers.read(0x10, 4)), (MEMORY, 1));
@@ -176,7 +176,7 @@ fn the_reset_register_ends_a_transfer_that_hangs() {
         driver.begin(0, to, 64, flags::FROM_DEVICE);
         bench.machine.run_until_idle();
         assert_eq!(driver.status().0, BUSY);
-        bench.sim.registers().unwrap().write(0x14, 4, 1);
+        bench.sim.registers(Bank::Bar(0)).unwrap().write(0x14, 4, 1);
         assert_eq!(driver.finish(&bench), (ERROR, Status::Aborted));
     }
 }

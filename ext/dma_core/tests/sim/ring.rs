@@ -1,6 +1,6 @@
 //! A descriptor ring that is driven by hand, on a channel without a driver.
 
-use dma_core::engine::Mapping;
+use dma_core::engine::{Bank, Mapping};
 use dma_core::ring::{Memory, Ring};
 use dma_core::transfer::{flags, Descriptor, Status};
 
@@ -123,7 +123,7 @@ fn a_ring_that_cannot_be_read_halts_the_channel_until_it_is_reset() {
 #[test]
 fn registers_of_a_ring_that_has_a_driver_are_not_written() {
     for bench in machines() {
-        let registers = bench.device.engine().registers().unwrap();
+        let registers = bench.device.engine().registers(Bank::Bar(0)).unwrap();
         let channel = bench.channel();
         let block = dma_core::engine::sim::channel_offset(channel.index());
         let before = [0x20, 0x28, 0x2c].map(|at| registers.read(block + at, 4));

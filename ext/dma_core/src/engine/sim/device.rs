@@ -10,7 +10,7 @@ use super::interrupt::Interrupt;
 use super::machine::{Clock, Machine};
 use super::port::{Common, Port};
 use super::registers::Window;
-use crate::engine::{Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
+use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::sync::{lock, Mutex};
@@ -247,8 +247,16 @@ impl Engine for Device {
         Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() }))
     }
 
-    fn registers(&self) -> Option<Arc<dyn Registers>> {
-        Some(Arc::new(Window(self.this.clone())))
+    fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
+        match bank {
+            Bank::Bar(0) => Ok(Arc::new(Window(self.this.clone()))),
+            _ => Err(Error::Argument("a simulated device has one bank of registers, number 0".into())),
+        }
+    }
+
+    fn reset(&self) -> Result<()> {
+        Device::reset(self);
+        Ok(())
     }
 
     fn clock(&self) -> Option<Arc<dyn ManualClock>> {

@@ -1,0 +1,300 @@
+//! An I/O queue pair: operations become commands, completions end them.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::interrupts::Vector;
+use super::super::space::Pinned;
+use super::super::Interrupt;
+use super::controller::{opcode, set_address};
+use super::rings::{Command, DmaMemory, Rings};
+use super::status::status_of;
+use super::{Nvme, PAGE};
+use crate::engine::{Manner, Queue, Rejected};
+use crate::error::{Error, Result};
+use crate::transfer::{Access, Completion, Op, Path, Status};
+
+/// Opcodes of the NVM command set (NVM Command Set Specification 1.0, section 3).
+const FLUSH: u32 = 0x00;
+const WRITE: u32 = 0x01;
+const READ: u32 = 0x02;
+
+/// How long a command that was asked to be given up may go on before the controller is reset.
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// How often the controller's health is looked at while nothing ends.
+const HEALTH: Duration = Duration::from_millis(100);
+/// How often a command is tried that a reset stopped.
+const ATTEMPTS: u32 = 2;
+
+/// See the [module](self).
+#[derive(Debug)]
+pub(super) struct NvmeQueue {
+    nvme: Arc<Nvme>,
+    index: u16,
+    rings: Rings,
+    vector: Arc<Vector>,
+    /// A page list for each command.
+    lists: DmaMemory,
+    /// By tag, which is the command's identifier.
+    slots: Vec<Option<Slot>>,
+    in_flight: usize,
+    ended: Vec<Completion>,
+    /// Of which of its controller's lives the pair is, and whether it was made in that.
+    epoch: u32,
+    is_there: bool,
+    looked: Instant,
+}
+
+#[derive(Debug)]
+struct Slot {
+    command: Command,
+    cancelled: Option<Instant>,
+    attempts: u32,
+    // Unmapped, where it is mapped for this command only, before the memory is let go of.
+    _pinned: Option<Arc<Pinned>>,
+    op: Op,
+}
+
+impl NvmeQueue {
+    /// Creates pair `index + 1` of the controller.
+    pub(super) fn new(nvme: &Arc<Nvme>, index: u16) -> Result<NvmeQueue> {
+        let (controller, entries) = (&nvme.controller, nvme.entries);
+        let lists = usize::from(entries) * nvme.list_size();
+        let vector = nvme.vector_of(index);
+        let mut queue = NvmeQueue {
+            rings: Rings::new(&controller.function, &controller.registers, index + 1, entries, controller.stride)?,
+            vector: controller.function.interrupt(Interrupt::Vector(vector))?,
+            lists: DmaMemory::new(&controller.function, lists)?,
+            slots: (0..entries).map(|_| None).collect(),
+            in_flight: 0,
+            ended: Vec::new(),
+            epoch: controller.epoch(),
+            is_there: false,
+            looked: Instant::now(),
+            nvme: Arc::clone(nvme),
+            index,
+        };
+        queue.create()?;
+        Ok(queue)
+    }
+
+    fn id(&self) -> u16 {
+        self.index + 1
+    }
+
+    /// Has the controller make the pair, in the memory that is there.
+    fn create(&mut self) -> Result<()> {
+        self.is_there = false;
+        self.rings.restart();
+        let (id, size) = (u32::from(self.id()), u32::from(self.rings.entries) - 1);
+        let vector = self.nvme.vector_of(self.index) as u32;
+        let mut command = Command::default();
+        // Contiguous, with interrupts.
+        (command[0], command[10], command[11]) =
+            (opcode::CREATE_COMPLETION_QUEUE, size << 16 | id, vector << 16 | 0b11);
+        set_address(&mut command, self.rings.completion.address(0));
+        self.nvme.controller.command(command)?;
+        (command[0], command[11]) = (opcode::CREATE_SUBMISSION_QUEUE, id << 16 | 0b01);
+        set_address(&mut command, self.rings.submission.address(0));
+        self.nvme.controller.command(command)?;
+        self.is_there = true;
+        Ok(())
+    }
+
+    /// Has the controller forget the pair; nothing of it is in flight.
+    fn delete(&self) -> Result<()> {
+        let mut command = Command::default();
+        for opcode in [opcode::DELETE_SUBMISSION_QUEUE, opcode::DELETE_COMPLETION_QUEUE] {
+            (command[0], command[10]) = (opcode, self.id().into());
+            self.nvme.controller.command(command)?;
+        }
+        Ok(())
+    }
+
+    /// The command for an operation (NVM Command Set, 3.2.4 and 3.2.6), and what keeps its memory mapped.
+    fn describe(&self, tag: u32, op: &Op) -> Result<(Command, Option<Arc<Pinned>>)> {
+        let mut command = Command::default();
+        command[1] = self.nvme.namespace.id;
+        let (opcode, offset, span, access) = match op {
+            Op::Read { offset, span } => (READ, *offset, span, Access::Write),
+            Op::Write { offset, span } => (WRITE, *offset, span, Access::Read),
+            Op::Flush { .. } => {
+                command[0] = tag << 16 | FLUSH;
+                return Ok((command, None));
+            }
+            Op::Copy { .. } | Op::List { .. } => {
+                return Err(Error::Unsupported("a namespace moves bytes between memory and itself only".into()));
+            }
+        };
+        let pinned = self.nvme.controller.function.reach(span, access)?;
+        let (block, len) = (self.nvme.namespace.block_size, span.len());
+        let (first, count) = (offset / block, (len as u64 / block) as u32);
+        command[0] = tag << 16 | opcode;
+        (command[10], command[11], command[12]) = (first as u32, (first >> 32) as u32, count - 1);
+        self.point(&mut command, tag, pinned.address_of(span.address()), len);
+        Ok((command, Some(pinned)))
+    }
+
+    /// Says where the memory is, in pages: the first address, and the second page or a list of all others
+    /// (NVM Express Base Specification 2.0, 4.1.1).
+    fn point(&self, command: &mut Command, tag: u32, address: u64, len: usize) {
+        set_address(command, address);
+        let (second, end) = ((address / PAGE + 1) * PAGE, address + len as u64);
+        let others = end.saturating_sub(second).div_ceil(PAGE) as usize;
+        let other = match others {
+            0 => 0,
+            1 => second,
+            _ => {
+                let list = tag as usize * self.nvme.list_size();
+                for index in 0..others {
+                    self.lists.write(list + 8 * index, second + index as u64 * PAGE);
+                }
+                self.lists.address(list)
+            }
+        };
+        (command[8], command[9]) = (other as u32, (other >> 32) as u32);
+    }
+
+    fn end(&mut self, tag: u16, status: Status) {
+        let Some(slot) = self.slots.get_mut(usize::from(tag)).and_then(Option::take) else { return };
+        self.in_flight -= 1;
+        let bytes = match (&slot.op, status) {
+            (Op::Read { span, .. } | Op::Write { span, .. }, Status::Complete) => span.len(),
+            _ => 0,
+        };
+        self.nvme.stats().count(Path::Direct, bytes);
+        self.ended.push(Completion { tag: tag.into(), status, bytes, eof: false });
+    }
+
+    fn is_write(&self, tag: u16) -> bool {
+        matches!(self.slots.get(usize::from(tag)), Some(Some(Slot { op: Op::Write { .. }, .. })))
+    }
+
+    /// Takes in what the controller says has ended; false where nothing has.
+    fn take_in(&mut self) -> bool {
+        let mut any = false;
+        while let Some(ended) = self.rings.take() {
+            any = true;
+            let status = status_of(ended.code, self.is_write(ended.id));
+            self.end(ended.id, status);
+        }
+        self.rings.release();
+        any
+    }
+
+    /// After a reset of the controller: makes the pair again, and tries again what was in flight and is still wanted.
+    fn renew(&mut self) {
+        self.epoch = self.nvme.controller.epoch();
+        let failure = match self.nvme.controller.failure() {
+            Some(failure) => Some(failure),
+            None => self.create().err().map(|_| Status::DeviceError { code: 0x006 }),
+        };
+        for tag in 0..self.slots.len() as u16 {
+            let Some(slot) = &mut self.slots[usize::from(tag)] else { continue };
+            slot.attempts += 1;
+            let (cancelled, tried) = (slot.cancelled.is_some(), slot.attempts >= ATTEMPTS);
+            match failure {
+                _ if cancelled => self.end(tag, Status::Aborted),
+                Some(failure) => self.end(tag, failure),
+                None if tried => self.end(tag, Status::DeviceError { code: 0x006 }),
+                None => self.rings.put(&slot.command),
+            }
+        }
+        self.rings.ring();
+    }
+
+    /// Where nothing ends: resets a controller that has failed, or that does not give up what it should.
+    fn watch(&mut self) {
+        if self.in_flight == 0 {
+            return;
+        }
+        let overdue = |slot: &Slot| slot.cancelled.is_some_and(|since| since.elapsed() > ABORT_GRACE);
+        let ill = self.looked.elapsed() > HEALTH && {
+            self.looked = Instant::now();
+            self.nvme.controller.illness().is_some()
+        };
+        if ill || self.slots.iter().flatten().any(overdue) {
+            // Where it does not come up again, its failure is what everything ends with.
+            let _ = self.nvme.reset(self.epoch);
+            self.renew();
+        }
+    }
+}
+
+impl Queue for NvmeQueue {
+    fn push(&mut self, tag: u32, op: Op, _manner: Manner) -> Result<(), Rejected> {
+        let (command, pinned) = match self.describe(tag, &op) {
+            Ok(described) => described,
+            Err(error) => return Err(Rejected::Failed(op, error)),
+        };
+        self.slots[tag as usize] = Some(Slot { command, cancelled: None, attempts: 0, _pinned: pinned, op });
+        self.in_flight += 1;
+        match self.nvme.controller.failure() {
+            Some(failure) => self.end(tag as u16, failure),
+            None if self.nvme.controller.function.is_leaving() => self.end(tag as u16, Status::LinkDown),
+            None => self.rings.put(&command),
+        }
+        Ok(())
+    }
+
+    fn kick(&mut self) {
+        self.rings.ring();
+    }
+
+    fn reap(&mut self, out: &mut Vec<Completion>) {
+        if self.epoch != self.nvme.controller.epoch() {
+            self.renew();
+        }
+        if !self.take_in() {
+            self.watch();
+        }
+        out.append(&mut self.ended);
+    }
+
+    fn event(&self) -> BorrowedFd<'_> {
+        self.vector.event()
+    }
+
+    fn acknowledge(&mut self) {
+        if self.vector.take() > 0 {
+            self.vector.unmask();
+        }
+    }
+
+    /// Commands in flight end with a reset of the controller, after which those of other channels are tried again.
+    fn stop(&mut self) -> bool {
+        let controller = &self.nvme.controller;
+        if self.in_flight > 0 && self.epoch == controller.epoch() {
+            // Whatever it says, the controller was stopped in between.
+            let _ = self.nvme.reset(self.epoch);
+        }
+        self.slots.iter_mut().for_each(|slot| *slot = None);
+        self.in_flight = 0;
+        true
+    }
+
+    fn cancel(&mut self, tag: u32) {
+        let id = self.id();
+        let Some(slot) = &mut self.slots[tag as usize] else { return };
+        if slot.cancelled.is_none() {
+            slot.cancelled = Some(Instant::now());
+            self.rings.ring();
+            self.nvme.controller.abort(id, tag as u16);
+        }
+    }
+}
+
+impl Drop for NvmeQueue {
+    fn drop(&mut self) {
+        if self.nvme.controller.function.check().is_err() {
+            return;
+        }
+        self.stop();
+        if self.is_there && self.epoch == self.nvme.controller.epoch() && self.delete().is_err() {
+            let _ = self.nvme.reset(self.epoch);
+        }
+        self.nvme.taken[usize::from(self.index)].store(false, SeqCst);
+    }
+}
