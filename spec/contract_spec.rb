@@ -5,14 +5,14 @@ RSpec.describe "the engine contract" do
     context "of a simulated device with a #{clock} clock and #{iommu ? "an" : "no"} IOMMU" do
       let(:open_device) { DMA::Device.open(:sim, clock: clock, iommu: iommu, memory: 4 << 20) }
 
-      it_behaves_like "a DMA engine"
+      it_behaves_like "a DMA engine", faults: true
     end
   end
 
   context "of a simulated device that takes aligned addresses and lengths only" do
     let(:open_device) { DMA::Device.open(:sim, alignment: 64, max_segments: 4, ring_size: 8, memory: 4 << 20) }
 
-    it_behaves_like "a DMA engine"
+    it_behaves_like "a DMA engine", faults: true
 
     it "refuses what is not aligned, with the limit, and copies Strings and other memory for read_dma and write_dma" do
       open_device.then do |device|
@@ -34,6 +34,12 @@ RSpec.describe "the engine contract" do
         expect(channel.room).to eq channel.capacity
       end
     end
+  end
+
+  context "of a simulated device with a page of memory, one channel, and time for few transfers" do
+    let(:open_device) { DMA::Device.open(:sim, memory: 4096, channels: 1, ring_size: 8) }
+
+    it_behaves_like "a DMA engine", effort: :few
   end
 
   context "of a regular file" do

@@ -1,11 +1,11 @@
 //! The engines that the contract is run on, and how each is made to fail.
 
+use std::env;
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::sync::Arc;
 
 use dma_core::device::Device;
 use dma_core::engine::file::Direct;
@@ -14,9 +14,10 @@ use dma_core::transfer::Status;
 use dma_core::Errno;
 use tempfile::TempDir;
 
+use crate::rig::{address, Effort, Rig};
 use crate::support::{region, whole};
 
-/// Bytes of every device.
+/// Bytes of every device on this computer, and the most that the cases use of another.
 pub const SIZE: u64 = 1 << 20;
 
 /// Why a case does not run on an engine. The table says the same.
@@ -40,6 +41,10 @@ impl fmt::Display for Skip {
     }
 }
 
+/// Of devices that cannot be made to fail.
+pub const NEVER_FAILS: Skip = Skip::Lacking("failures: it reports none");
+pub const NEVER_HANGS: Skip = Skip::Lacking("hangs: every transfer ends by itself");
+
 /// What a case says of an engine.
 pub type Verdict = Result<(), Skip>;
 
@@ -48,51 +53,14 @@ pub trait Bench: Sync {
     /// What the table calls it.
     fn name(&self) -> &'static str;
 
-    /// A new device of [`SIZE`] bytes.
+    /// A device, which is closed when the rig is dropped.
     fn open(&self) -> Rig;
 
-    /// One that can be read everywhere but where bytes at device address `at` are in it.
-    fn open_broken(&self, at: u64) -> Result<Rig, Skip>;
+    /// One that can be read everywhere but where bytes of block `block` are in it, and that nobody has written to.
+    fn open_broken(&self, block: usize) -> Result<Rig, Skip>;
 
-    /// One of which a read at device address `at` does not end.
-    fn open_hanging(&self, at: u64) -> Result<Rig, Skip>;
-}
-
-/// An open device, and what the harness knows of it.
-pub struct Rig {
-    pub device: Arc<Device>,
-    pub sim: Option<Arc<sim::Device>>,
-    /// How a read ends that a broken device stops.
-    pub failure: Status,
-    server: Option<Server>,
-    _directory: Option<TempDir>,
-}
-
-impl Rig {
-    /// Bytes that lie at `offset` before anybody wrote there, as others than the engine see them.
-    pub fn original(&self, offset: u64, len: usize) -> Vec<u8> {
-        self.server.as_ref().map_or_else(|| vec![0; len], |server| server.bytes[offset as usize..][..len].to_vec())
-    }
-
-    /// Whether whoever waits runs the machine.
-    pub fn is_manual(&self) -> bool {
-        self.device.engine().clock().is_some()
-    }
-
-    /// Returns when a read hangs that was begun before.
-    pub fn await_hang(&mut self) {
-        if let Some(server) = &mut self.server {
-            server.expect("held");
-        }
-    }
-
-    /// Lets a read end that hangs, where an abort cannot.
-    pub fn let_go(&self) {
-        if let Some(server) = &self.server {
-            let process = nix::unistd::Pid::from_raw(server.child.id() as i32);
-            nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGUSR1).unwrap();
-        }
-    }
+    /// One of which a read of block `block` does not end, and that nobody has written to; it has a second channel.
+    fn open_hanging(&self, block: usize) -> Result<Rig, Skip>;
 }
 
 /// A simulated machine with one device.
@@ -104,18 +72,20 @@ pub struct Simulated {
 }
 
 impl Simulated {
-    fn open_with(&self, kind: Option<(Kind, u64)>) -> Rig {
+    fn open_with(&self, fault: Option<(Kind, usize)>) -> Rig {
         let machine = Machine::new(MachineOptions { clock: self.clock, iommu: self.iommu, seed: 1 }).unwrap();
-        let sim = sim::Device::new(&machine, DeviceOptions { memory: SIZE, ..self.device }).unwrap();
+        let sim = sim::Device::new(&machine, self.device).unwrap();
         // A fault's address is one of the device or of the bus: from here on these are past those.
         drop(sim.map_ring(whole(&region(SIZE as usize, 0))).unwrap());
-        if let Some((kind, at)) = kind {
+        if let Some((kind, block)) = fault {
             // What hangs does so once: the channel is to be of use again.
             let count = if kind == Kind::Hang { Some(1) } else { None };
-            machine.inject(Fault { kind, trigger: Trigger::Address(at), device: None, channel: None, count });
+            let trigger = Trigger::Address(address(self.device.memory, block));
+            machine.inject(Fault { kind, trigger, device: None, channel: None, count });
         }
-        let device = Device::of_sim(&sim, self.name);
-        Rig { device, sim: Some(sim), failure: Status::BusWriteError, server: None, _directory: None }
+        let mut rig = Rig::new(Device::of_sim(&sim, self.name), Status::BusWriteError);
+        (rig.sim, rig.aborts) = (Some(sim), true);
+        rig
     }
 }
 
@@ -128,12 +98,37 @@ impl Bench for Simulated {
         self.open_with(None)
     }
 
-    fn open_broken(&self, at: u64) -> Result<Rig, Skip> {
-        Ok(self.open_with(Some((Kind::BusError, at))))
+    fn open_broken(&self, block: usize) -> Result<Rig, Skip> {
+        Ok(self.open_with(Some((Kind::BusError, block))))
     }
 
-    fn open_hanging(&self, at: u64) -> Result<Rig, Skip> {
-        Ok(self.open_with(Some((Kind::Hang, at))))
+    fn open_hanging(&self, block: usize) -> Result<Rig, Skip> {
+        Ok(self.open_with(Some((Kind::Hang, block))))
+    }
+}
+
+/// A simulated device like the smallest and slowest there are: memory of a page that was written to, one channel, no errors to
+/// be had, and few transfers to be made.
+pub struct Small(Simulated);
+
+impl Bench for Small {
+    fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    fn open(&self) -> Rig {
+        let mut rig = self.0.open();
+        rig.effort = Effort::Few;
+        rig.use_up();
+        rig
+    }
+
+    fn open_broken(&self, _block: usize) -> Result<Rig, Skip> {
+        Err(NEVER_FAILS)
+    }
+
+    fn open_hanging(&self, _block: usize) -> Result<Rig, Skip> {
+        Err(NEVER_HANGS)
     }
 }
 
@@ -152,33 +147,40 @@ impl Bench for File {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("file");
         fs::write(&path, vec![0; SIZE as usize]).unwrap();
-        let device = Device::open(&path, self.direct).unwrap();
-        Rig { device, sim: None, failure: Status::Os(Errno::EIO), server: None, _directory: Some(directory) }
+        let mut rig = self.rig(&path);
+        rig.directory = Some(directory);
+        rig
     }
 
-    fn open_broken(&self, at: u64) -> Result<Rig, Skip> {
-        self.served(&format!("eio={at}"))
+    fn open_broken(&self, block: usize) -> Result<Rig, Skip> {
+        self.served(&format!("eio={}", address(SIZE, block)))
     }
 
-    fn open_hanging(&self, at: u64) -> Result<Rig, Skip> {
-        self.served(&format!("hang={at}"))
+    fn open_hanging(&self, block: usize) -> Result<Rig, Skip> {
+        self.served(&format!("hang={}", address(SIZE, block)))
     }
 }
 
 impl File {
     fn served(&self, behaviour: &str) -> Result<Rig, Skip> {
         let server = Server::start(behaviour)?;
-        let device = Device::open(&server.file(), self.direct).unwrap();
-        Ok(Rig { device, sim: None, failure: Status::Os(Errno::EIO), server: Some(server), _directory: None })
+        let mut rig = self.rig(&server.file());
+        rig.server = Some(server);
+        Ok(rig)
+    }
+
+    fn rig(&self, path: &Path) -> Rig {
+        Rig::new(Device::open(path, self.direct).unwrap(), Status::Os(Errno::EIO))
     }
 }
 
 /// The file system of one file of spec/programs/fuse_server.rb, mounted until this is dropped.
-struct Server {
+pub struct Server {
     child: Child,
     output: BufReader<ChildStdout>,
     directory: TempDir,
-    bytes: Vec<u8>,
+    /// What the file has.
+    pub bytes: Vec<u8>,
 }
 
 impl Server {
@@ -203,10 +205,17 @@ impl Server {
         Ok(server)
     }
 
-    fn expect(&mut self, word: &str) {
+    /// Waits for its next word, which is to be this one.
+    pub fn expect(&mut self, word: &str) {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         assert_eq!(line.trim_end(), word, "the FUSE server says something else");
+    }
+
+    /// Answers the reads that hang.
+    pub fn let_go(&self) {
+        let process = nix::unistd::Pid::from_raw(self.child.id() as i32);
+        nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGUSR1).unwrap();
     }
 
     fn file(&self) -> PathBuf {
@@ -233,11 +242,12 @@ impl Drop for Server {
     }
 }
 
-/// Every engine, in the order of the table's columns.
-pub fn all() -> Vec<Box<dyn Bench>> {
+/// The engines of this computer, in the order of `table.txt`.
+fn host() -> Vec<Box<dyn Bench>> {
     let sim = |name, clock, iommu, device| -> Box<dyn Bench> { Box::new(Simulated { name, clock, iommu, device }) };
-    let usual = DeviceOptions::default();
+    let usual = DeviceOptions { memory: SIZE, ..DeviceOptions::default() };
     let strict = DeviceOptions { alignment: 64, max_segments: 4, ring_size: 8, ..usual };
+    let small = DeviceOptions { memory: 4096, channels: 1, ring_size: 8, ..usual };
     vec![
         sim("sim, free clock, IOMMU", Clock::Free, true, usual),
         sim("sim, free clock, physical addresses", Clock::Free, false, usual),
@@ -245,7 +255,25 @@ pub fn all() -> Vec<Box<dyn Bench>> {
         sim("sim, manual clock, physical addresses", Clock::Manual, false, usual),
         sim("sim, strict, small ring", Clock::Free, true, strict),
         sim("sim, strict, small ring, physical addresses", Clock::Free, false, strict),
+        Box::new(Small(Simulated { name: "sim, small and slow", clock: Clock::Free, iommu: true, device: small })),
         Box::new(File { name: "file", direct: Direct::Auto }),
         Box::new(File { name: "file, page cache", direct: Direct::Never }),
     ]
+}
+
+/// The engines of a guest with devices of its own, in the order of `guest_table.txt`.
+fn guest() -> Vec<Box<dyn Bench>> {
+    vec![]
+}
+
+/// Whether this computer is such a guest.
+pub fn is_guest() -> bool {
+    env::var_os("DMA_GUEST").is_some()
+}
+
+/// Every engine that the contract is to be run on.
+pub fn all() -> Vec<Box<dyn Bench>> {
+    let engines = if is_guest() { guest() } else { host() };
+    assert!(!engines.is_empty(), "DMA_GUEST is set, and there is no engine for a guest");
+    engines
 }

@@ -1,26 +1,36 @@
 //! The engine contract: every case on every engine. What a case says of an engine is compared with `table.txt`; with
-//! DMA_WRITE_TABLE=1 the table is written anew.
+//! DMA_WRITE_TABLE=1 the table is written anew. With DMA_GUEST set it is run on the devices of a virtual machine instead, whose
+//! table is `guest_table.txt`.
 //!
 //! Cases that need a program, a device or a right that is not there are left out, and say so; under CI they fail.
 
 mod cases;
 mod engines;
 mod order;
+mod rig;
 #[path = "../support/mod.rs"]
 mod support;
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Mutex, PoisonError};
 use std::{env, fs};
 
-use engines::{Bench, Skip, Verdict};
+use engines::{is_guest, Bench, Skip, Verdict};
+use rig::{BUDGET, SPENT};
 
 const TABLE: &str = include_str!("table.txt");
+const GUEST_TABLE: &str = include_str!("guest_table.txt");
+
+/// Held by whoever uses a guest's devices: each can be open once.
+static DEVICES: Mutex<()> = Mutex::new(());
 
 /// A case's own part of the table: a line for each engine.
 fn section(name: &str) -> Vec<&'static str> {
-    let mut lines = TABLE.lines().skip_while(|line| *line != name);
-    assert!(lines.next().is_some() || writes(), "table.txt has no {name}; write it with DMA_WRITE_TABLE=1");
+    let table = if is_guest() { GUEST_TABLE } else { TABLE };
+    let mut lines = table.lines().skip_while(|line| *line != name);
+    assert!(lines.next().is_some() || writes(), "the table has no {name}; write it with DMA_WRITE_TABLE=1");
     lines.take_while(|line| line.starts_with(' ')).map(str::trim).collect()
 }
 
@@ -30,6 +40,8 @@ fn writes() -> bool {
 
 /// Runs a case on all engines and compares what became of it with the table.
 fn run(name: &str, case: fn(&dyn Bench) -> Verdict) {
+    // A case that failed has closed its device all the same.
+    let _alone = is_guest().then(|| DEVICES.lock().unwrap_or_else(PoisonError::into_inner));
     let (expected, mut found) = (section(name), Vec::new());
     for (position, bench) in engines::all().iter().enumerate() {
         let engine = bench.name();
@@ -43,16 +55,20 @@ fn run(name: &str, case: fn(&dyn Bench) -> Verdict) {
         };
         found.push(said);
     }
+    // Whichever case is the last one to end sees the sum of all.
+    let spent = SPENT.load(Relaxed);
+    assert!(spent <= BUDGET, "{spent} operations of a slow device, {BUDGET} are allowed: each takes 100 ms");
     if writes() {
         write(name, &found);
     } else {
-        assert_eq!(found, expected, "{name}: table.txt says something else; DMA_WRITE_TABLE=1 writes it anew");
+        assert_eq!(found, expected, "{name}: the table says something else; DMA_WRITE_TABLE=1 writes it anew");
     }
 }
 
 /// Puts a case's part into the table. Run with one test at a time.
 fn write(name: &str, lines: &[String]) {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract/table.txt");
+    let table = if is_guest() { "guest_table.txt" } else { "table.txt" };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/contract").join(table);
     let mut sections: BTreeMap<String, String> = BTreeMap::new();
     let mut last = String::new();
     for line in fs::read_to_string(&path).unwrap().lines() {
@@ -86,7 +102,7 @@ contract! {
     order: a_fence_ends_after_all_before_it conflicting_transfers_keep_their_order
         a_failure_anywhere_in_a_burst a_fence_does_not_look_back a_failure_in_a_list;
     room: a_full_ring_refuses_and_recovers a_list_takes_as_many_elements_as_the_device
-        the_ring_wraps_at_every_slot what_was_enqueued_waits_for_the_doorbell;
+        the_ring_wraps_in_the_midst_of_bursts what_was_enqueued_waits_for_the_doorbell;
     life: a_closed_channel_refuses_and_opens_again reset_ends_what_was_not_begun reset_ends_what_is_under_way
         a_cancel_before_the_beginning_moves_nothing a_cancel_after_the_end_changes_nothing
         many_threads_share_a_channel transfers_without_interrupts_end reset_ends_transfers_without_interrupts;
@@ -96,9 +112,11 @@ contract! {
 }
 
 #[test]
-fn the_table_has_every_case_and_no_other() {
+fn the_tables_have_every_case_and_no_other() {
     let mut cases = CASES.to_vec();
     cases.sort_unstable();
-    let listed: Vec<_> = TABLE.lines().filter(|line| !line.starts_with(' ')).collect();
-    assert!(listed == cases || writes(), "table.txt lists {listed:?}, the cases are {cases:?}");
+    for table in [TABLE, GUEST_TABLE] {
+        let listed: Vec<_> = table.lines().filter(|line| !line.starts_with(' ')).collect();
+        assert!(listed == cases || writes(), "a table lists {listed:?}, the cases are {cases:?}");
+    }
 }

@@ -5,6 +5,7 @@ use dma_core::sys;
 
 use super::*;
 use crate::engines::{Bench, Verdict};
+use crate::rig::Rig;
 
 /// As many as the smallest ring takes.
 const BURST: usize = 6;
@@ -13,15 +14,16 @@ pub fn a_fence_ends_after_all_before_it(bench: &dyn Bench) -> Verdict {
     let rig = bench.open();
     // A channel of its own, for it tells in which order requests end.
     let mut channel = Channel::of_device(Arc::clone(rig.device.engine()), 0, BURST as u32).unwrap();
-    for every in 1..=BURST {
+    let burst = rig.burst(BURST);
+    for every in (1..=burst).rev().take(rig.rounds(burst)) {
         let mut requests = Vec::new();
-        for (index, (_, mut request)) in reads(BURST).into_iter().enumerate() {
+        for (index, (_, mut request)) in rig.reads(burst).into_iter().enumerate() {
             request.fence = index % every == every - 1;
             requests.push((request.fence, channel.enqueue(request).unwrap()));
         }
         channel.kick();
         let mut ended = Vec::new();
-        while ended.len() < BURST {
+        while ended.len() < burst {
             for outcome in channel.progress().unwrap() {
                 assert_eq!(outcome.status, Status::Complete);
                 ended.push(outcome.id);
@@ -48,19 +50,20 @@ pub fn a_fence_ends_after_all_before_it(bench: &dyn Bench) -> Verdict {
 pub fn conflicting_transfers_keep_their_order(bench: &dyn Bench) -> Verdict {
     let rig = bench.open();
     let channel = rig.channel();
-    for round in 0..50 {
-        let (ours, theirs) = (filled(&numbered(BLOCK, round)), region(BLOCK, 0xee));
+    let len = rig.block();
+    for round in 0..rig.rounds(50) {
+        let (ours, theirs) = (filled(&numbered(len, round)), region(len, 0xee));
         let ops = [
-            write(block(0), &ours, 0, BLOCK),
-            read(block(0), &theirs, 0, BLOCK),
-            write(block(1), &theirs, 0, BLOCK),
-            read(block(1) + 64, &theirs, 0, BLOCK - 64),
-            write(block(1), &theirs, 0, 64),
-            read(block(1), &ours, 0, BLOCK),
+            write(rig.at(0), &ours, 0, len),
+            read(rig.at(0), &theirs, 0, len),
+            write(rig.at(1), &theirs, 0, len),
+            read(rig.at(1) + 64, &theirs, 0, len - 64),
+            write(rig.at(1), &theirs, 0, 64),
+            read(rig.at(1), &ours, 0, len),
         ];
         let tickets: Vec<_> = ops.map(|op| channel.submit(Request::new(op), true).unwrap()).into();
         assert!(tickets.iter().all(|ticket| wait(&channel, ticket).status == Status::Complete));
-        let mut expected = numbered(BLOCK, round);
+        let mut expected = numbered(len, round);
         expected.copy_within(64..128, 0);
         assert!(bytes(&ours) == expected, "round {round}");
     }
@@ -73,7 +76,7 @@ fn check_burst(rig: &Rig, broken: usize, fences: usize) {
     let channel = rig.channel();
     let before = [Status::Complete, rig.failure, Status::NotAttempted].map(|status| count(&channel, status));
     let mut burst = Vec::new();
-    for (index, (target, mut request)) in reads(BURST).into_iter().enumerate() {
+    for (index, (target, mut request)) in rig.reads(BURST).into_iter().enumerate() {
         request.fence = fences >> index & 1 == 1;
         burst.push((target, channel.submit(request, false).unwrap()));
     }
@@ -85,9 +88,9 @@ fn check_burst(rig: &Rig, broken: usize, fences: usize) {
         let kind = if index == broken { 1 } else { 2 * usize::from(stopped) };
         expected[kind] += 1;
         let status = [Status::Complete, rig.failure, Status::NotAttempted][kind];
-        let moved = if kind == 0 { BLOCK } else { 0 };
+        let moved = if kind == 0 { rig.block() } else { 0 };
         assert_eq!((outcome.status, outcome.bytes), (status, moved), "{index} of {broken}, {fences:b}");
-        let there = if kind == 0 { rig.original(block(index), BLOCK) } else { vec![0xee; BLOCK] };
+        let there = if kind == 0 { rig.original(rig.at(index), rig.block()) } else { vec![0xee; rig.block()] };
         assert!(bytes(target) == there, "the memory of {index} of {broken}, {fences:b}");
         assert_eq!(target.in_flight(), 0);
     }
@@ -98,8 +101,10 @@ fn check_burst(rig: &Rig, broken: usize, fences: usize) {
 
 pub fn a_failure_anywhere_in_a_burst(bench: &dyn Bench) -> Verdict {
     for broken in 0..BURST {
-        let rig = bench.open_broken(block(broken))?;
-        for fences in 0..1 << BURST {
+        let rig = bench.open_broken(broken)?;
+        let patterns = 1 << BURST;
+        // In an order whose beginning has fences everywhere.
+        for fences in (0..rig.rounds(patterns)).map(|round| 27 * round % patterns) {
             check_burst(&rig, broken, fences);
         }
         rig.finish();
@@ -108,10 +113,10 @@ pub fn a_failure_anywhere_in_a_burst(bench: &dyn Bench) -> Verdict {
 }
 
 pub fn a_fence_does_not_look_back(bench: &dyn Bench) -> Verdict {
-    let rig = bench.open_broken(block(0))?;
+    let rig = bench.open_broken(0)?;
     let channel = rig.channel();
-    for _ in 0..20 {
-        let mut burst = reads(2);
+    for _ in 0..rig.rounds(20) {
+        let mut burst = rig.reads(2);
         burst[1].1.fence = true;
         for ((_, request), status) in burst.into_iter().zip([rig.failure, Status::Complete]) {
             assert_eq!(wait(&channel, &channel.submit(request, true).unwrap()).status, status);
@@ -124,16 +129,17 @@ pub fn a_fence_does_not_look_back(bench: &dyn Bench) -> Verdict {
 /// Bytes before the failure are there, bytes of the failed element are not.
 pub fn a_failure_in_a_list(bench: &dyn Bench) -> Verdict {
     for broken in 0..4 {
-        let rig = bench.open_broken(block(broken))?;
-        let (channel, target) = (rig.channel(), region(4 * BLOCK, 0xee));
-        let list = (0..4).map(|index| read(block(index), &target, index * BLOCK, BLOCK)).collect();
+        let rig = bench.open_broken(broken)?;
+        let len = rig.block();
+        let (channel, target) = (rig.channel(), region(4 * len, 0xee));
+        let list = (0..4).map(|index| read(rig.at(index), &target, index * len, len)).collect();
         let outcome = wait(&channel, &channel.submit(Request::list(list), true).unwrap());
-        assert_eq!((outcome.status, outcome.bytes), (rig.failure, broken * BLOCK));
+        assert_eq!((outcome.status, outcome.bytes), (rig.failure, broken * len));
         let seen = bytes(&target);
-        assert!(seen[..broken * BLOCK] == rig.original(BASE, broken * BLOCK));
+        assert!(seen[..broken * len] == rig.original(rig.at(0), broken * len));
         // Where nothing overtakes, what comes behind is not attempted; elsewhere it may be under way already.
         let untouched = if rig.limits().ordered { 4 - broken } else { 1 };
-        assert!(seen[broken * BLOCK..][..untouched * BLOCK].iter().all(|byte| *byte == 0xee));
+        assert!(seen[broken * len..][..untouched * len].iter().all(|byte| *byte == 0xee));
         rig.finish();
     }
     Ok(())

@@ -8,6 +8,7 @@ use dma_core::{sys, Error};
 
 use super::*;
 use crate::engines::{Bench, Skip, Verdict};
+use crate::rig::Rig;
 
 /// Where reads hang.
 const HANGS: usize = 2;
@@ -16,33 +17,43 @@ const NOBODY_SLEEPS: Skip = Skip::Lacking("sleep: whoever waits runs the machine
 
 /// A device of which one read hangs already; the program has run on.
 fn hang(bench: &dyn Bench) -> Result<(Rig, Arc<Ticket>, Arc<Region>), Skip> {
-    let mut rig = bench.open_hanging(block(HANGS))?;
-    let target = region(BLOCK, 0xee);
-    let ticket = rig.channel().submit(Request::new(read(block(HANGS), &target, 0, BLOCK)), true).unwrap();
+    let mut rig = bench.open_hanging(HANGS)?;
+    let target = region(rig.block(), 0xee);
+    let request = Request::new(read(rig.at(HANGS), &target, 0, rig.block()));
+    let ticket = rig.channel().submit(request, true).unwrap();
     rig.await_hang();
     assert_eq!(ticket.status(), Status::Pending);
     assert!(target.in_flight() > 0);
-    check_works(&rig.device.channel(1).unwrap(), &rig);
+    rig.check_works(&rig.device.channel(1).unwrap());
     assert_eq!(ticket.status(), Status::Pending);
     Ok((rig, ticket, target))
+}
+
+/// How long a transfer that hangs may take to end once it is given up.
+fn patience(rig: &Rig) -> Duration {
+    if rig.aborts {
+        GRACE
+    } else {
+        Duration::ZERO
+    }
 }
 
 /// After the transfer that hung was given up: it has ended so where the engine can, and the channel works.
 fn check_given_up(rig: Rig, ticket: &Arc<Ticket>, target: &Arc<Region>, why: Status) -> Verdict {
     let channel = rig.channel();
     let ended = ticket.outcome();
-    if rig.sim.is_none() {
+    if rig.aborts {
+        assert_eq!(ended.map(|outcome| (outcome.status, outcome.bytes)), Some((why, 0)));
+        assert!(is_untouched(target));
+    } else {
         assert_eq!(ended, None, "the kernel still has the memory");
         assert!(target.in_flight() > 0);
         rig.let_go();
         assert_eq!(wait(&channel, ticket).status, Status::Complete);
-    } else {
-        assert_eq!(ended.map(|outcome| (outcome.status, outcome.bytes)), Some((why, 0)));
-        assert_eq!(bytes(target), [0xee; BLOCK]);
     }
     assert_eq!(target.in_flight(), 0);
-    check_works(&channel, &rig);
-    let verdict = if rig.sim.is_none() { Err(KEPT) } else { Ok(()) };
+    rig.check_works(&channel);
+    let verdict = if rig.aborts { Ok(()) } else { Err(KEPT) };
     rig.finish();
     verdict
 }
@@ -51,15 +62,14 @@ pub fn a_transfer_that_hangs_is_cancelled(bench: &dyn Bench) -> Verdict {
     let (rig, ticket, target) = hang(bench)?;
     let channel = rig.channel();
     channel.cancel(&ticket, Status::Aborted);
-    let ended = channel.settle(&ticket, if rig.sim.is_some() { GRACE } else { Duration::ZERO });
-    assert_eq!(ended, rig.sim.is_some());
+    let ended = channel.settle(&ticket, patience(&rig));
+    assert_eq!(ended, rig.aborts);
     check_given_up(rig, &ticket, &target, Status::Aborted)
 }
 
 pub fn a_transfer_that_hangs_times_out(bench: &dyn Bench) -> Verdict {
     let (rig, ticket, target) = hang(bench)?;
-    let grace = if rig.sim.is_some() { GRACE } else { Duration::ZERO };
-    let waited = rig.channel().wait_plain(&ticket, Some(Duration::from_millis(5)), grace);
+    let waited = rig.channel().wait_plain(&ticket, Some(Duration::from_millis(5)), patience(&rig));
     assert!(matches!(waited, Err(Error::TimedOut(_))), "{waited:?}");
     check_given_up(rig, &ticket, &target, Status::TimedOut)
 }
@@ -68,7 +78,7 @@ pub fn what_waits_behind_a_hang_ends_too(bench: &dyn Bench) -> Verdict {
     let (rig, ticket, target) = hang(bench)?;
     let channel = rig.channel();
     let mut behind = Vec::new();
-    for (_, mut request) in reads(HANGS) {
+    for (_, mut request) in rig.reads(HANGS) {
         request.fence = true;
         behind.push(channel.submit(request, true).unwrap());
     }
@@ -76,11 +86,11 @@ pub fn what_waits_behind_a_hang_ends_too(bench: &dyn Bench) -> Verdict {
     channel.cancel(&behind[1], Status::Aborted);
     channel.cancel(&ticket, Status::Aborted);
     rig.let_go();
-    let stopped = if rig.sim.is_some() { Status::NotAttempted } else { Status::Complete };
+    let stopped = if rig.aborts { Status::NotAttempted } else { Status::Complete };
     assert_eq!(wait(&channel, &behind[0]).status, stopped);
     assert_eq!(wait(&channel, &behind[1]).status, Status::Aborted);
     assert!(ticket.outcome().is_some() && target.in_flight() == 0);
-    check_works(&channel, &rig);
+    rig.check_works(&channel);
     rig.finish();
     Ok(())
 }
@@ -135,8 +145,8 @@ fn while_they_sleep(channel: &Shared, tickets: &[Arc<Ticket>], work: impl FnOnce
 }
 
 /// Transfers that wait for the doorbell, and so for ever.
-fn held(channel: &Shared, count: usize) -> Vec<Arc<Ticket>> {
-    reads(count).into_iter().map(|(_, request)| channel.submit(request, false).unwrap()).collect()
+fn held(rig: &Rig, channel: &Shared, count: usize) -> Vec<Arc<Ticket>> {
+    rig.reads(count).into_iter().map(|(_, request)| channel.submit(request, false).unwrap()).collect()
 }
 
 pub fn a_cancel_wakes_who_waits(bench: &dyn Bench) -> Verdict {
@@ -146,7 +156,7 @@ pub fn a_cancel_wakes_who_waits(bench: &dyn Bench) -> Verdict {
     }
     let channel = rig.channel();
     for first in 0..3 {
-        let tickets = held(&channel, 3);
+        let tickets = held(&rig, &channel, 3);
         let ended = while_they_sleep(&channel, &tickets, || {
             (0..3).for_each(|step| channel.cancel(&tickets[(first + step) % 3], Status::Aborted));
         });
@@ -164,7 +174,7 @@ pub fn a_close_wakes_all_who_wait(bench: &dyn Bench) -> Verdict {
         }
         rig.device.enter();
         let channel = rig.channel();
-        let tickets = held(&channel, 4);
+        let tickets = held(&rig, &channel, 4);
         let ended = while_they_sleep(&channel, &tickets, || rig.device.leave(GRACE));
         assert_eq!(ended, [Status::Aborted; 4]);
         check_sums(&channel, 0);
@@ -180,15 +190,16 @@ pub fn an_end_found_by_another_wakes_who_waits(bench: &dyn Bench) -> Verdict {
         return Err(NOBODY_SLEEPS);
     }
     let channel = rig.channel();
-    for _ in 0..50 {
-        let tickets = held(&channel, 3);
+    let burst = rig.burst(3);
+    for _ in 0..rig.rounds(50) {
+        let tickets = held(&rig, &channel, burst);
         let ended = while_they_sleep(&channel, &tickets, || {
             channel.kick().unwrap();
             while tickets.iter().any(|ticket| ticket.outcome().is_none()) {
                 channel.progress().unwrap();
             }
         });
-        assert_eq!(ended, [Status::Complete; 3]);
+        assert_eq!(ended, vec![Status::Complete; burst]);
     }
     rig.finish();
     Ok(())
@@ -198,43 +209,38 @@ pub fn a_closed_channel_that_hangs_counts_what_it_gave_up(bench: &dyn Bench) -> 
     let (rig, ticket, target) = hang(bench)?;
     rig.device.enter();
     let channel = rig.channel();
-    let behind = held(&channel, 2);
-    let grace = if rig.sim.is_some() { GRACE } else { Duration::ZERO };
-    rig.device.leave(grace);
+    let behind = held(&rig, &channel, 2);
+    rig.device.leave(patience(&rig));
     assert!(behind.iter().chain([&ticket]).all(|ticket| ticket.status() == Status::Aborted));
     check_sums(&channel, 0);
-    let kept = rig.sim.is_none();
-    assert_eq!(target.in_flight() > 0, kept);
-    if kept {
-        let (_, request) = reads(1).remove(0);
-        assert_eq!(wait(&rig.channel(), &rig.channel().submit(request, true).unwrap()).status, Status::Complete);
-        let refused = rig.channel().submit(Request::new(read(block(0), &target, 0, BLOCK)), true);
+    assert_eq!(target.in_flight() == 0, rig.aborts);
+    if !rig.aborts {
+        rig.check_works(&rig.channel());
+        let refused = rig.channel().submit(Request::new(read(rig.at(0), &target, 0, rig.block())), true);
         assert!(matches!(refused, Err(Error::Busy(_))), "a late byte would spoil it: {refused:?}");
         rig.let_go();
         while target.check_settled().is_err() {
             thread::yield_now();
         }
     }
-    check_works(&rig.channel(), &rig);
+    rig.check_works(&rig.channel());
+    let verdict = if rig.aborts { Ok(()) } else { Err(KEPT) };
     rig.finish();
-    if kept {
-        Err(KEPT)
-    } else {
-        Ok(())
-    }
+    verdict
 }
 
 /// Threads submit, wait and cancel while another resets the device.
 pub fn reset_under_load(bench: &dyn Bench) -> Verdict {
     let rig = bench.open();
-    let (channel, left) = (rig.channel(), AtomicUsize::new(3));
+    let (channel, threads) = (rig.channel(), rig.burst(3));
+    let left = AtomicUsize::new(threads);
     thread::scope(|scope| {
-        for seed in 0..3 {
-            let (channel, left) = (&channel, &left);
+        for seed in 0..threads as u64 {
+            let (rig, channel, left) = (&rig, &channel, &left);
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(seed);
-                for _ in 0..200 {
-                    let (target, request) = reads(1).remove(0);
+                for _ in 0..rig.rounds(200) {
+                    let (target, request) = rig.reads(1).remove(0);
                     let Ok(ticket) = channel.submit(request, true) else { continue };
                     if random.u8(..4) == 0 {
                         channel.cancel(&ticket, Status::Aborted);
@@ -251,7 +257,7 @@ pub fn reset_under_load(bench: &dyn Bench) -> Verdict {
             thread::yield_now();
         }
     });
-    check_works(&channel, &rig);
+    rig.check_works(&channel);
     rig.finish();
     Ok(())
 }
