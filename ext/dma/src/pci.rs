@@ -135,13 +135,16 @@ pub fn native_wait_interrupt(
     drop(core);
     let event = Event::new(ruby, vector.event())?;
     let deadline = timeout.and_then(|seconds| Instant::now().checked_add(duration(seconds)));
-    // What came before was dealt with by now.
-    vector.unmask();
+    let mut masked = true;
     loop {
         let count = vector.take();
         this.open(ruby)?;
         if count > 0 {
             return Ok(Some(count));
+        }
+        // What was taken before was dealt with by now.
+        if std::mem::take(&mut masked) {
+            vector.unmask();
         }
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         if left == Some(Duration::ZERO) {

@@ -160,6 +160,14 @@ pub trait Engine: Send + Sync + Debug {
         Err(Error::Unsupported("a file reads and writes memory by its own address and maps none".into()))
     }
 
+    /// Makes the memory of an operation ready before that is taken, so that whoever submits it learns what is in the way.
+    ///
+    /// # Errors
+    /// As [`Engine::map`].
+    fn prepare(&self, _op: &Op) -> Result<()> {
+        Ok(())
+    }
+
     /// Whether memory is pinned while it is mapped, so that nobody needs to lock it.
     fn pins(&self) -> bool {
         false

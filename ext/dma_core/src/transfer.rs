@@ -237,6 +237,7 @@ impl Status {
     pub fn of(error: &Error) -> Status {
         match error {
             Error::Os { errno, .. } => Status::Os(*errno),
+            Error::LockLimit { .. } => Status::Os(Errno::ENOMEM),
             Error::RingFull(_) => Status::RingFull,
             Error::TimedOut(_) => Status::TimedOut,
             _ => Status::DescriptorError,

@@ -232,6 +232,11 @@ impl Pages {
         }
     }
 
+    /// What was pinned is not locked again when it is let go of: others need the room.
+    pub(crate) fn stay_unlocked(&self) {
+        self.locked.store(false, Ordering::Relaxed);
+    }
+
     fn let_go(&self) {
         let holds = std::mem::take(&mut *self.holds());
         holds.iter().filter_map(Weak::upgrade).for_each(|hold| hold.let_go(self.start, self.len));

@@ -100,6 +100,10 @@ impl Engine for Edu {
         self.function.map(span, access)
     }
 
+    fn prepare(&self, op: &Op) -> Result<()> {
+        self.function.prepare(op)
+    }
+
     fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
         self.function.registers(bank)
     }

@@ -17,7 +17,7 @@ use crate::engine::{Bank, Mapping, Registers};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::sys::{self, vfio, PerProcess};
-use crate::transfer::Access;
+use crate::transfer::{Access, Op};
 
 /// Registers of the configuration space (PCI Local Bus Specification 3.0, 6.1 and 6.7).
 mod config {
@@ -145,6 +145,11 @@ impl Function {
         }
     }
 
+    /// Wakes whoever waits for one of its vectors, to look at what has become of the device.
+    pub(super) fn wake(&self) {
+        self.interrupts.wake();
+    }
+
     /// Whether somebody asks to have the device back, or the bus reported an error that it will not recover from by itself.
     pub(super) fn is_leaving(&self) -> bool {
         self.interrupts.removal.has_come() || self.interrupts.error.has_come()
@@ -191,6 +196,11 @@ impl Function {
     /// Gives memory bus addresses for a transfer: see [`Space::reach`].
     pub(super) fn reach(&self, span: &Span, access: Access) -> Result<Arc<Pinned>> {
         self.space.reach(span, access)
+    }
+
+    /// Makes an operation's memory ready: see [`Space::prepare`].
+    pub(super) fn prepare(&self, op: &Op) -> Result<()> {
+        self.space.prepare(op)
     }
 
     /// Gives memory bus addresses until the mapping is dropped, for no other access than this.
@@ -284,6 +294,7 @@ impl Drop for Function {
         }
         self.stop_mastering();
         self.interrupts.disable(self.device.as_fd());
+        self.interrupts.wake_all();
     }
 }
 

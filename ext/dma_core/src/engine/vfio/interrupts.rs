@@ -89,11 +89,6 @@ impl Vector {
         }
     }
 
-    /// Makes it readable as if it had come.
-    pub(super) fn raise(&self) {
-        sys::signal(&self.event);
-    }
-
     /// Whether it has come at least once.
     pub fn has_come(&self) -> bool {
         self.came.load(SeqCst) || sys::wait_readable(self.event(), Duration::ZERO)
@@ -157,6 +152,17 @@ impl Interrupts {
                 }
             }
         }
+    }
+
+    /// Wakes whoever waits for a vector, to look at what has become of the device.
+    pub(super) fn wake(&self) {
+        self.vectors.iter().for_each(|vector| sys::signal(&vector.event));
+    }
+
+    /// The same for whoever waits for anything of a device that is closed.
+    pub(super) fn wake_all(&self) {
+        self.wake();
+        [&self.error, &self.removal].into_iter().for_each(|vector| sys::signal(&vector.event));
     }
 
     /// No interrupt comes any more.

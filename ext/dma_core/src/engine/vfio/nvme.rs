@@ -13,7 +13,7 @@ use super::Function;
 use crate::engine::{Bank, Engine, Limits, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::Span;
-use crate::transfer::Access;
+use crate::transfer::{Access, Op};
 
 use controller::Controller;
 pub use identify::{Identity, Namespace};
@@ -168,6 +168,10 @@ impl Engine for NvmeEngine {
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
         self.0.controller.function.map(span, access)
+    }
+
+    fn prepare(&self, op: &Op) -> Result<()> {
+        self.0.controller.function.prepare(op)
     }
 
     fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {

@@ -10,7 +10,7 @@ use crate::engine::Mapping;
 use crate::error::{Error, Result};
 use crate::memory::{Hold, Pages, Span};
 use crate::sys;
-use crate::transfer::Access;
+use crate::transfer::{Access, Op};
 
 /// The bus addresses of one function.
 #[derive(Debug)]
@@ -102,6 +102,19 @@ impl Space {
         Ok(pinned)
     }
 
+    /// Makes memory ready for a transfer, where it stays so: who submits the transfer learns what is in the way.
+    pub(super) fn prepare(self: &Arc<Self>, op: &Op) -> Result<()> {
+        let (span, access) = match op {
+            Op::Read { span, .. } => (span, Access::Write),
+            Op::Write { span, .. } => (span, Access::Read),
+            _ => return Ok(()),
+        };
+        if span.is_empty() || !span.region().pages().is_ours() {
+            return Ok(());
+        }
+        self.reach(span, access).map(drop)
+    }
+
     /// Maps memory for somebody who ends it himself: with these rights, and at addresses of its own.
     pub(super) fn map(self: &Arc<Self>, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
         if span.is_empty() {
@@ -162,6 +175,9 @@ impl Space {
         let idle = table.kept.iter().find(|(_, pinned)| Arc::strong_count(pinned) == 1).map(|(at, _)| *at);
         let evicted = idle.and_then(|at| table.kept.remove(&at));
         drop(table);
+        if let Some(pages) = evicted.as_ref().and_then(|pinned| pinned.pages.upgrade()) {
+            pages.stay_unlocked();
+        }
         evicted.is_some()
     }
 

@@ -196,12 +196,7 @@ impl Controller {
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
         self.epoch.fetch_add(1, SeqCst);
         drop(admin);
-        // Whoever sleeps has something to do again.
-        for index in 0..self.function.vector_count() {
-            if let Ok(vector) = self.function.interrupt(Interrupt::Vector(index)) {
-                vector.raise();
-            }
-        }
+        self.function.wake();
         started.map(drop)
     }
 
