@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Limits, Manner, Queue, Rejected};
 use crate::error::{Error, Result};
@@ -27,9 +26,6 @@ use request::{InFlight, State};
 pub use request::{Outcome, Request};
 pub use shared::{Shared, Waiter};
 pub use table::{Role, Seat, Ticket};
-
-/// How long to wait for the event before looking all the same: an operation may end without an interrupt.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// Requests in, outcomes out, with at most `depth` operations in flight at the engine.
 ///
@@ -207,28 +203,6 @@ impl Channel {
         ids.into_iter().rev().for_each(|id| {
             self.cancel(id, Status::Aborted);
         });
-    }
-
-    /// Gives up what was not begun and waits up to `timeout` for what was; true when the engine has let go of all memory.
-    pub fn quiesce(&mut self, timeout: Duration) -> bool {
-        if self.check_process().is_err() {
-            return false;
-        }
-        let deadline = Instant::now() + timeout;
-        self.cancel_all();
-        let clock = self.engine.clock();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            self.untold = self.progress().unwrap_or_default();
-            if self.is_idle() || left.is_zero() {
-                return self.is_idle();
-            }
-            // Nobody else may run the machine. Where it has nothing left to do, another thread may have run it.
-            if !clock.as_ref().is_some_and(|clock| clock.step_until(None)) {
-                // Not every end makes the event readable.
-                sys::wait_readable(self.event(), left.min(LOOK));
-            }
-        }
     }
 
     /// Whether the engine holds no operation of this channel, and no request waits.

@@ -1,10 +1,37 @@
 //! The end of a channel whose engine has not let go of everything yet.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Channel;
 use crate::sys;
+
+/// How long to wait for the event before looking all the same: an operation may end without an interrupt.
+const LOOK: Duration = Duration::from_millis(1);
+
+impl Channel {
+    /// Gives up what was not begun and waits up to `timeout` for what was; true when the engine has let go of all memory.
+    pub fn quiesce(&mut self, timeout: Duration) -> bool {
+        if self.check_process().is_err() {
+            return false;
+        }
+        let deadline = Instant::now() + timeout;
+        self.cancel_all();
+        let clock = self.engine.clock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.untold = self.progress().unwrap_or_default();
+            if self.is_idle() || left.is_zero() {
+                return self.is_idle();
+            }
+            // Nobody else may run the machine. Where it has nothing left to do, another thread may have run it.
+            if !clock.as_ref().is_some_and(|clock| clock.step_until(None)) {
+                // Not every end makes the event readable.
+                sys::wait_readable(self.event(), left.min(LOOK));
+            }
+        }
+    }
+}
 
 impl Drop for Channel {
     /// Operations in flight that cannot be stopped keep their memory; a thread of their own waits for them, and until the last is
