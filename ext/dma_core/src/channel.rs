@@ -24,7 +24,8 @@ use check::check;
 pub use counters::Counters;
 use request::{InFlight, State};
 pub use request::{Outcome, Request};
-pub use shared::{Shared, Waiter};
+pub(crate) use shared::enter;
+pub use shared::{progress_all, Shared, Waiter};
 pub use table::{Role, Seat, Ticket};
 
 /// Requests in, outcomes out, with at most `depth` operations in flight at the engine.
