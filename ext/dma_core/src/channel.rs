@@ -3,6 +3,7 @@
 
 mod check;
 mod counters;
+mod merge;
 mod plan;
 mod request;
 mod settle;
@@ -10,7 +11,7 @@ mod shared;
 mod table;
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -22,6 +23,7 @@ use crate::transfer::{Completion, Status};
 
 use check::check;
 pub use counters::Counters;
+use merge::Merging;
 use request::{InFlight, State};
 pub use request::{Outcome, Request};
 pub(crate) use shared::enter;
@@ -38,6 +40,8 @@ pub struct Channel {
     /// Taken only by `drop`.
     queue: Option<Box<dyn Queue>>,
     limits: Limits,
+    /// Of an engine that has partial blocks merged.
+    merging: Option<Merging>,
     slots: Vec<Option<InFlight>>,
     free: Vec<u32>,
     /// What has not ended, oldest first.
@@ -81,6 +85,7 @@ impl Channel {
         let queue = engine.queue(index, depth)?;
         Ok(Channel {
             limits: engine.limits(),
+            merging: Merging::new(&*engine, &*queue)?,
             engine,
             queue: Some(queue),
             slots: (0..depth).map(|_| None).collect(),
@@ -104,7 +109,8 @@ impl Channel {
     ///
     /// # Errors
     /// [`Error::Busy`] for memory that an interrupted transfer may still write to; [`Error::Argument`] past the last address of the
-    /// device; [`Error::Alignment`] for what a strict engine does not take; [`Error::RingFull`] where a device has no room now.
+    /// device; [`Error::Alignment`] for what a strict engine does not take; [`Error::Unsupported`] for what it never does;
+    /// [`Error::RingFull`] where a device has no room now.
     pub fn submit(&mut self, request: Request) -> Result<u64> {
         let id = self.enqueue(request)?;
         self.held = None;
@@ -114,7 +120,7 @@ impl Channel {
     /// Takes a request, which begins after [`Channel::kick`] or the next [`Channel::submit`]; errors as there.
     pub fn enqueue(&mut self, request: Request) -> Result<u64> {
         self.check_process()?;
-        check(&request, &self.limits)?;
+        check(&request, &self.limits, self.merging.is_some())?;
         let count = request.elements.len();
         if self.is_device && count > self.room() {
             let (taken, all) = (self.outstanding, self.slots.len());
@@ -149,6 +155,9 @@ impl Channel {
             if let Some(queue) = &mut self.queue {
                 queue.acknowledge();
             }
+            if let Some(merging) = &self.merging {
+                merging.freed.clear();
+            }
             self.reap(&mut ended);
         }
         self.push_all(&mut ended);
@@ -177,7 +186,8 @@ impl Channel {
 
     /// Readable when [`Channel::progress`] has something to do.
     pub fn event(&self) -> BorrowedFd<'_> {
-        self.queue.as_ref().expect("only drop takes the queue").event()
+        let queue = self.queue.as_ref().expect("only drop takes the queue");
+        self.merging.as_ref().map_or_else(|| queue.event(), |merging| merging.event.as_fd())
     }
 
     /// Asks that a request be given up; it ends with `why` where that came in time. False for one that has ended.
@@ -228,7 +238,12 @@ impl Channel {
 
     /// Whether somebody has to look for completions, because not all will make the event readable.
     pub fn must_poll(&self) -> bool {
-        self.requests.iter().any(|state| !state.request.interrupt)
+        self.is_refused() || self.requests.iter().any(|state| !state.request.interrupt)
+    }
+
+    /// Whether a write waits for blocks that others occupy, which may last until somebody looks at their channel.
+    fn is_refused(&self) -> bool {
+        self.merging.as_ref().is_some_and(|merging| merging.refused)
     }
 
     /// The engine.
@@ -266,6 +281,9 @@ impl Channel {
     }
 
     fn push(&mut self, ended: &mut Vec<Outcome>) {
+        if let Some(merging) = &mut self.merging {
+            merging.refused = false;
+        }
         let mut next = 0;
         while let Some(&id) = self.waiting.get(next) {
             if self.held.is_some_and(|held| id >= held) {
@@ -314,8 +332,10 @@ impl Channel {
         let (Some(queue), state) = (&mut self.queue, &mut self.requests[index]) else { return true };
         while let Some(&tag) = self.free.last() {
             let Some((position, len)) = state.next(self.limits) else { return false };
-            let (op, flight) = match state.begin(position, len, self.limits, &mut self.bounces) {
-                Ok(begun) => begun,
+            let begun = state.begin(position, len, self.limits, &mut self.bounces, self.merging.as_mut());
+            let (op, flight) = match begun {
+                Ok(Some(begun)) => begun,
+                Ok(None) => return false,
                 Err(errno) => {
                     state.fail(position, Status::Os(errno));
                     return false;
@@ -346,11 +366,11 @@ impl Channel {
         queue.reap(&mut completions);
         let any = !completions.is_empty();
         for completion in completions.drain(..) {
-            let Some(flight) = self.slots[completion.tag as usize].take() else { continue };
+            let Some(mut flight) = self.slots[completion.tag as usize].take() else { continue };
             self.moves += 1;
             self.free.push(completion.tag);
             if let Ok(index) = self.find(flight.id) {
-                let copied = self.requests[index].complete(&flight, &completion);
+                let copied = self.requests[index].complete(&mut flight, &completion);
                 self.engine.stats().bounced_bytes.fetch_add(copied as u64, Relaxed);
                 if let (true, Err(place)) = (self.requests[index].waits(), self.waiting.binary_search(&flight.id)) {
                     self.waiting.insert(place, flight.id);

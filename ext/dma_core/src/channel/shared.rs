@@ -239,6 +239,12 @@ impl Shared {
         if silent {
             self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
         }
+        let refused = state.channel.as_ref().is_some_and(Channel::is_refused);
+        drop(state);
+        if refused {
+            // What another channel occupies may be free, and nobody has looked.
+            progress_all();
+        }
         Ok(role)
     }
 

@@ -19,8 +19,8 @@ pub(crate) fn enter(channel: &Arc<Shared>) {
     open.push(Arc::downgrade(channel));
 }
 
-/// Looks for completions on all channels: for who needs memory that is in flight as far as anybody has looked. True where
-/// something is under way still.
+/// Looks for completions on all channels: for who needs memory that is in flight, or blocks that are being written, as far as anybody
+/// has looked. True where something is under way still.
 pub fn progress_all() -> bool {
     let channels: Vec<_> = open_channels().iter().filter_map(Weak::upgrade).collect();
     channels.into_iter().fold(false, |busy, channel| {
