@@ -7,7 +7,7 @@ mod sharing;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dma_core::device::progress_all;
+use dma_core::channel::progress_all;
 use dma_core::memory::{check_range, Huge, Layout, Lock, Region, Residency};
 use dma_core::{sys, Errno, Error as Core};
 use magnus::rb_sys::protect;

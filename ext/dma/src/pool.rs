@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dma_core::device::progress_all;
+use dma_core::channel::progress_all;
 use dma_core::memory::{Pool as CorePool, Region, Waiter};
 use dma_core::sys;
 use magnus::{function, gc, method, prelude::*, DataTypeFunctions, Error, RModule, Ruby, TypedData, Value};

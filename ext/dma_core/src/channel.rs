@@ -3,6 +3,7 @@
 
 mod check;
 mod counters;
+mod merge;
 mod plan;
 mod request;
 mod settle;
@@ -10,10 +11,9 @@ mod shared;
 mod table;
 
 use std::collections::VecDeque;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use crate::engine::{Engine, Limits, Manner, Queue, Rejected};
 use crate::error::{Error, Result};
@@ -23,13 +23,12 @@ use crate::transfer::{Completion, Status};
 
 use check::check;
 pub use counters::Counters;
+use merge::Merging;
 use request::{InFlight, State};
 pub use request::{Outcome, Request};
-pub use shared::{Shared, Waiter};
+pub(crate) use shared::enter;
+pub use shared::{progress_all, Shared, Waiter};
 pub use table::{Role, Seat, Ticket};
-
-/// How long to wait for the event before looking all the same: an operation may end without an interrupt.
-const LOOK: Duration = Duration::from_millis(1);
 
 /// Requests in, outcomes out, with at most `depth` operations in flight at the engine.
 ///
@@ -41,6 +40,8 @@ pub struct Channel {
     /// Taken only by `drop`.
     queue: Option<Box<dyn Queue>>,
     limits: Limits,
+    /// Of an engine that has partial blocks merged.
+    merging: Option<Merging>,
     slots: Vec<Option<InFlight>>,
     free: Vec<u32>,
     /// What has not ended, oldest first.
@@ -84,6 +85,7 @@ impl Channel {
         let queue = engine.queue(index, depth)?;
         Ok(Channel {
             limits: engine.limits(),
+            merging: Merging::new(&*engine, &*queue)?,
             engine,
             queue: Some(queue),
             slots: (0..depth).map(|_| None).collect(),
@@ -107,7 +109,8 @@ impl Channel {
     ///
     /// # Errors
     /// [`Error::Busy`] for memory that an interrupted transfer may still write to; [`Error::Argument`] past the last address of the
-    /// device; [`Error::Alignment`] for what a strict engine does not take; [`Error::RingFull`] where a device has no room now.
+    /// device; [`Error::Alignment`] for what a strict engine does not take; [`Error::Unsupported`] for what it never does;
+    /// [`Error::RingFull`] where a device has no room now.
     pub fn submit(&mut self, request: Request) -> Result<u64> {
         let id = self.enqueue(request)?;
         self.held = None;
@@ -117,7 +120,7 @@ impl Channel {
     /// Takes a request, which begins after [`Channel::kick`] or the next [`Channel::submit`]; errors as there.
     pub fn enqueue(&mut self, request: Request) -> Result<u64> {
         self.check_process()?;
-        check(&request, &self.limits)?;
+        check(&request, &self.limits, self.merging.is_some())?;
         let count = request.elements.len();
         if self.is_device && count > self.room() {
             let (taken, all) = (self.outstanding, self.slots.len());
@@ -126,6 +129,7 @@ impl Channel {
                  device with a larger ring_size"
             )));
         }
+        request.elements.iter().try_for_each(|op| self.engine.prepare(op))?;
         self.next_id += 1;
         self.outstanding += count;
         self.held.get_or_insert(self.next_id);
@@ -151,6 +155,9 @@ impl Channel {
         if !self.reap(&mut ended) {
             if let Some(queue) = &mut self.queue {
                 queue.acknowledge();
+            }
+            if let Some(merging) = &self.merging {
+                merging.freed.clear();
             }
             self.reap(&mut ended);
         }
@@ -180,7 +187,8 @@ impl Channel {
 
     /// Readable when [`Channel::progress`] has something to do.
     pub fn event(&self) -> BorrowedFd<'_> {
-        self.queue.as_ref().expect("only drop takes the queue").event()
+        let queue = self.queue.as_ref().expect("only drop takes the queue");
+        self.merging.as_ref().map_or_else(|| queue.event(), |merging| merging.event.as_fd())
     }
 
     /// Asks that a request be given up; it ends with `why` where that came in time. False for one that has ended.
@@ -209,28 +217,6 @@ impl Channel {
         });
     }
 
-    /// Gives up what was not begun and waits up to `timeout` for what was; true when the engine has let go of all memory.
-    pub fn quiesce(&mut self, timeout: Duration) -> bool {
-        if self.check_process().is_err() {
-            return false;
-        }
-        let deadline = Instant::now() + timeout;
-        self.cancel_all();
-        let clock = self.engine.clock();
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            self.untold = self.progress().unwrap_or_default();
-            if self.is_idle() || left.is_zero() {
-                return self.is_idle();
-            }
-            // Nobody else may run the machine. Where it has nothing left to do, another thread may have run it.
-            if !clock.as_ref().is_some_and(|clock| clock.step_until(None)) {
-                // Not every end makes the event readable.
-                sys::wait_readable(self.event(), left.min(LOOK));
-            }
-        }
-    }
-
     /// Whether the engine holds no operation of this channel, and no request waits.
     pub fn is_idle(&self) -> bool {
         self.free.len() == self.slots.len() && self.requests.is_empty()
@@ -253,7 +239,12 @@ impl Channel {
 
     /// Whether somebody has to look for completions, because not all will make the event readable.
     pub fn must_poll(&self) -> bool {
-        self.requests.iter().any(|state| !state.request.interrupt)
+        self.is_refused() || self.requests.iter().any(|state| !state.request.interrupt)
+    }
+
+    /// Whether a write waits for blocks that others occupy, which may last until somebody looks at their channel.
+    fn is_refused(&self) -> bool {
+        self.merging.as_ref().is_some_and(|merging| merging.refused)
     }
 
     /// The engine.
@@ -291,6 +282,9 @@ impl Channel {
     }
 
     fn push(&mut self, ended: &mut Vec<Outcome>) {
+        if let Some(merging) = &mut self.merging {
+            merging.refused = false;
+        }
         let mut next = 0;
         while let Some(&id) = self.waiting.get(next) {
             if self.held.is_some_and(|held| id >= held) {
@@ -339,8 +333,10 @@ impl Channel {
         let (Some(queue), state) = (&mut self.queue, &mut self.requests[index]) else { return true };
         while let Some(&tag) = self.free.last() {
             let Some((position, len)) = state.next(self.limits) else { return false };
-            let (op, flight) = match state.begin(position, len, self.limits, &mut self.bounces) {
-                Ok(begun) => begun,
+            let begun = state.begin(position, len, self.limits, &mut self.bounces, self.merging.as_mut());
+            let (op, flight) = match begun {
+                Ok(Some(begun)) => begun,
+                Ok(None) => return false,
                 Err(errno) => {
                     state.fail(position, Status::Os(errno));
                     return false;
@@ -371,11 +367,11 @@ impl Channel {
         queue.reap(&mut completions);
         let any = !completions.is_empty();
         for completion in completions.drain(..) {
-            let Some(flight) = self.slots[completion.tag as usize].take() else { continue };
+            let Some(mut flight) = self.slots[completion.tag as usize].take() else { continue };
             self.moves += 1;
             self.free.push(completion.tag);
             if let Ok(index) = self.find(flight.id) {
-                let copied = self.requests[index].complete(&flight, &completion);
+                let copied = self.requests[index].complete(&mut flight, &completion);
                 self.engine.stats().bounced_bytes.fetch_add(copied as u64, Relaxed);
                 if let (true, Err(place)) = (self.requests[index].waits(), self.waiting.binary_search(&flight.id)) {
                     self.waiting.insert(place, flight.id);

@@ -4,16 +4,15 @@ mod attached;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::channel::{Channel, Shared};
+use crate::channel::{enter, Channel, Shared};
 use crate::engine::file::threads::Threads;
 use crate::engine::file::{Direct, Handle};
 use crate::engine::vfio::{pci, Driven, Options};
 use crate::engine::{sim, Engine};
 use crate::error::{Error, Result};
-use crate::sys::PerProcess;
 
 use attached::attached;
 pub use attached::{attach, detach};
@@ -21,23 +20,6 @@ pub use attached::{attach, detach};
 /// Channels of a file, each with a queue of its own, and how many operations each holds.
 const FILE_CHANNELS: u16 = 4;
 const FILE_DEPTH: u32 = 32;
-
-/// Every channel of this process.
-fn open_channels() -> MutexGuard<'static, Vec<Weak<Shared>>> {
-    static OPEN: PerProcess<Mutex<Vec<Weak<Shared>>>> = PerProcess::new();
-    // Nothing that panics runs under the lock.
-    OPEN.get(|_| Mutex::default()).lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Looks for completions on all channels: for who needs memory that is in flight as far as anybody has looked. True where
-/// something is under way still.
-pub fn progress_all() -> bool {
-    let channels: Vec<_> = open_channels().iter().filter_map(Weak::upgrade).collect();
-    channels.into_iter().fold(false, |busy, channel| {
-        let _ = channel.progress();
-        busy | channel.room().is_ok_and(|room| room < channel.capacity())
-    })
-}
 
 /// What carries a device's transfers out.
 #[derive(Debug, Clone)]
@@ -155,9 +137,7 @@ impl Device {
         let channel = Channel::of_device(Arc::clone(&self.engine), index, self.depth)?;
         let channel = Arc::new(Shared::new(channel, index)?);
         *slot = Some(Arc::clone(&channel));
-        let mut open = open_channels();
-        open.retain(|other| other.strong_count() > 0);
-        open.push(Arc::downgrade(&channel));
+        enter(&channel);
         Ok(channel)
     }
 

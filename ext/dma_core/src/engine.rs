@@ -3,6 +3,7 @@
 //! An engine is a descriptor ring with a doorbell, whether a thread, io_uring or a chip serves it. Operations own the memory
 //! they use until their completion has been reaped, so nobody can free it under them.
 
+pub mod edges;
 pub mod file;
 pub mod sim;
 pub mod vfio;
@@ -16,6 +17,8 @@ use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::transfer::{Access, Completion, Op, Path};
 
+use edges::Edges;
+
 /// What an engine takes. The channel brings requests into this shape: it splits them, and where memory is not aligned it copies
 /// through bounce buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,8 +27,9 @@ pub struct Limits {
     pub granule: u64,
     /// Operations use memory at a multiple of this address; 1: any.
     pub memory: usize,
-    /// What is not aligned is refused. Otherwise it is carried out all the same, in a slower way; the partial granules at the
-    /// edges of a write must leave their neighbours as they are.
+    /// What is not aligned is refused. Otherwise it is carried out all the same, in a slower way: the channel reads whole granules,
+    /// and brings memory where it is aligned. The partial granules at the edges of a write reach the engine as they are, and it has
+    /// to leave their neighbours as they are; or the channel merges them, for an engine with [`Engine::edges`].
     pub strict: bool,
     /// The most bytes of one operation.
     pub max_len: u64,
@@ -187,6 +191,12 @@ pub trait Engine: Send + Sync + Debug {
     /// [`Error::Unsupported`] for a device that cannot be reset; [`Error::Os`] for one that does not come up again.
     fn reset(&self) -> Result<()> {
         Ok(())
+    }
+
+    /// What keeps merges apart, one for the whole device, where it takes nothing but whole granules: the channel reads, changes and
+    /// writes back the partial ones of a write. Such an engine is not ordered and takes no copies.
+    fn edges(&self) -> Option<&Arc<Edges>> {
+        None
     }
 
     /// Its clock, where it runs only when it is told to.

@@ -7,12 +7,19 @@ use crate::memory::Span;
 use crate::transfer::Op;
 
 /// Refuses a request that the engine cannot take, with the limit.
-pub(super) fn check(request: &Request, limits: &Limits) -> Result<()> {
+pub(super) fn check(request: &Request, limits: &Limits, merges: bool) -> Result<()> {
     let count = request.elements.len();
     if count > limits.max_segments {
         return Err(Error::Argument(format!(
             "a scatter-gather list of {count} elements: the device takes {} (max_segments); submit it in parts",
             limits.max_segments
+        )));
+    }
+    if request.whole && merges {
+        return Err(Error::Unsupported(format!(
+            "one operation, whatever its length and alignment (whole): the device takes multiples of {} bytes only; submit it as a \
+             request that may be split",
+            limits.granule
         )));
     }
     for op in &request.elements {

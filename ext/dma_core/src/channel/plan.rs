@@ -24,7 +24,7 @@ impl Piece {
         Piece { take, bounce: None }
     }
 
-    fn bounced(take: usize, skip: usize, len: usize) -> Piece {
+    pub(super) fn bounced(take: usize, skip: usize, len: usize) -> Piece {
         Piece { take, bounce: Some(Bounce { skip, len }) }
     }
 }

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::merge::{Block, Merging};
 use super::plan::{plan, Bounce, Piece};
+use crate::engine::edges::Hold;
 use crate::engine::Limits;
 use crate::error::Result;
 use crate::memory::{Huge, Layout, Lock, Region, Span};
@@ -20,7 +22,7 @@ pub struct Request {
     /// What is to be moved, of any length.
     pub elements: Vec<Op>,
     /// In one operation, whatever its length and alignment, instead of several that the engine's limits allow. A read must then
-    /// be aligned by the caller; it and a write may move less than asked.
+    /// be aligned by the caller; it and a write may move less than asked. Not for an engine that takes whole blocks only.
     pub whole: bool,
     /// Not begun before all requests that were submitted earlier and had not ended by then are over, and not attempted if one of
     /// them failed.
@@ -80,6 +82,8 @@ pub(super) struct State {
     /// A part of which the aligned operation around it brought nothing, though the device says that there is more: it is asked
     /// for as it is, and what comes then is the truth.
     exact: Option<usize>,
+    /// The block around the next part, which was read to have that merged into it.
+    read: Option<Block>,
     /// Where the device ends, as far as is known.
     end: usize,
     failed: Option<(usize, Status)>,
@@ -94,12 +98,29 @@ pub(super) struct State {
 pub(super) struct InFlight {
     pub id: u64,
     position: usize,
-    piece: Piece,
+    pub piece: Piece,
     pub bounce: Option<Span>,
     pub region: Option<Arc<Region>>,
+    /// What a write occupies, where writes can be in each other's way.
+    pub hold: Option<Hold>,
+    /// It reads the block that the piece, a write, is then merged into.
+    pub reading: bool,
 }
 
-/// The operation for one piece, and the bounce buffer it uses, from those that are free where one is large enough.
+/// A bounce buffer of `len` bytes, from those that are free where one is large enough.
+pub(super) fn bounce(len: usize, limits: Limits, bounces: &mut Vec<Arc<Region>>) -> Result<Span, Errno> {
+    let region = match bounces.iter().position(|region| region.len() >= len) {
+        Some(index) => bounces.swap_remove(index),
+        None => {
+            let align = sys::page_size().max(limits.boundary);
+            let layout = Layout { size: len, align, huge: Huge::Never };
+            Region::allocate(layout, Lock::Never).map_err(|_| Errno::ENOMEM)?
+        }
+    };
+    Span::new(&region, 0, len).map_err(|_| Errno::ENOMEM)
+}
+
+/// The operation for one piece, and the bounce buffer it uses.
 fn operation(
     direction: Direction,
     offset: u64,
@@ -111,15 +132,7 @@ fn operation(
     let Some(Bounce { skip, len }) = piece.bounce else {
         return Ok((direction.op(offset, part), None));
     };
-    let region = match bounces.iter().position(|region| region.len() >= len) {
-        Some(index) => bounces.swap_remove(index),
-        None => {
-            let align = sys::page_size().max(limits.boundary);
-            let layout = Layout { size: len, align, huge: Huge::Never };
-            Region::allocate(layout, Lock::Never).map_err(|_| Errno::ENOMEM)?
-        }
-    };
-    let span = Span::new(&region, 0, len).map_err(|_| Errno::ENOMEM)?;
+    let span = bounce(len, limits, bounces)?;
     if direction == Direction::ToDevice {
         part.copy_to(0, &span, piece.take);
     }
@@ -136,12 +149,45 @@ impl State {
         }
         let todo = if total == 0 { VecDeque::new() } else { VecDeque::from([(0, total)]) };
         let (failed, given_up) = (None, None);
-        State { id, request, starts, todo, in_flight: 0, exact: None, end: total, failed, given_up, poisoned: false }
+        let (exact, read) = (None, None);
+        State { id, request, starts, todo, in_flight: 0, exact, read, end: total, failed, given_up, poisoned: false }
     }
 
-    /// The operation for as much of `len` bytes from `position` on as one takes; the rest stays to be pushed.
+    /// The operation for as much of `len` bytes from `position` on as one takes; the rest stays to be pushed. `None` while others
+    /// occupy the blocks: all of it does.
     pub(super) fn begin(
         &mut self,
+        position: usize,
+        len: usize,
+        limits: Limits,
+        bounces: &mut Vec<Arc<Region>>,
+        merging: Option<&mut Merging>,
+    ) -> Result<Option<(Op, InFlight)>, Errno> {
+        if merging.is_some() && self.exact == Some(position) {
+            // No part of a block can be asked for.
+            return Err(Errno::EIO);
+        }
+        let (op, mut flight) = self.part(position, len, limits, bounces)?;
+        let op = match merging {
+            Some(merging) => merging.admit(op, &mut flight, self.read.take(), limits, bounces)?,
+            None => Some(op),
+        };
+        let Some(op) = op else {
+            self.todo.push_front((position, len));
+            bounces.extend(flight.bounce.map(|bounce| Arc::clone(bounce.region())));
+            return Ok(None);
+        };
+        let take = flight.piece.take;
+        if take < len {
+            self.todo.push_front((position + take, len - take));
+        }
+        self.in_flight += 1;
+        Ok(Some((op, flight)))
+    }
+
+    /// The first operation of a part, as far as it is this request's alone to say.
+    fn part(
+        &self,
         position: usize,
         len: usize,
         limits: Limits,
@@ -172,14 +218,10 @@ impl State {
             Op::Flush { data_only } => (Op::Flush { data_only: *data_only }, Piece::straight(there), None),
         };
         let region = element.span().map(|span| Arc::clone(span.region()));
-        if piece.take < len {
-            self.todo.push_front((position + piece.take, len - piece.take));
-        }
-        self.in_flight += 1;
-        Ok((op, InFlight { id: self.id, position, piece, bounce, region }))
+        Ok((op, InFlight { id: self.id, position, piece, bounce, region, hold: None, reading: false }))
     }
 
-    /// An operation that was begun and not taken is to be begun once more.
+    /// An operation that was begun and not taken is to be begun once more; a merge with its read, since its block is left meanwhile.
     pub(super) fn take_back(&mut self, flight: &InFlight) {
         self.in_flight -= 1;
         self.todo.push_front((flight.position, flight.piece.take));
@@ -227,9 +269,13 @@ impl State {
     }
 
     /// Takes one completion in; returns how many bytes were copied through a bounce buffer.
-    pub(super) fn complete(&mut self, flight: &InFlight, completion: &Completion) -> usize {
+    pub(super) fn complete(&mut self, flight: &mut InFlight, completion: &Completion) -> usize {
         self.in_flight -= 1;
-        let InFlight { position, piece, bounce, .. } = flight;
+        if flight.reading {
+            self.has_read(flight, completion);
+            return 0;
+        }
+        let InFlight { position, piece, bounce, .. } = &*flight;
         let index = self.starts.partition_point(|start| start <= position) - 1;
         let element = &self.request.elements[index];
         let skip = piece.bounce.map_or(0, |bounce| bounce.skip);
@@ -245,8 +291,7 @@ impl State {
         }
         let short = position + useful;
         if completion.status.is_failure() {
-            let status = completion.status;
-            self.fail(short, self.given_up.filter(|_| status == Status::Aborted).unwrap_or(status));
+            self.fail(short, self.reason(completion.status));
         } else if useful < piece.take {
             let nothing = completion.bytes == 0;
             if completion.eof || self.request.whole || (nothing && is_read) {
@@ -266,6 +311,26 @@ impl State {
         } else {
             0
         }
+    }
+
+    /// The block around a part has come, and is written next; or the request ends with this part untouched.
+    fn has_read(&mut self, flight: &mut InFlight, completion: &Completion) {
+        let (position, take) = (flight.position, flight.piece.take);
+        if completion.status.is_failure() {
+            self.fail(position, self.reason(completion.status));
+        } else if let Some(why) = self.given_up {
+            self.fail(position, why);
+        } else if flight.bounce.as_ref().is_some_and(|bounce| completion.bytes < bounce.len()) {
+            self.fail(position, Status::Os(Errno::EIO));
+        } else {
+            self.todo.push_front((position, take));
+            self.read = flight.bounce.take().zip(flight.hold.take()).map(|(bounce, hold)| Block { bounce, hold });
+        }
+    }
+
+    /// Why it ends, where an operation ended with this failure.
+    fn reason(&self, status: Status) -> Status {
+        self.given_up.filter(|_| status == Status::Aborted).unwrap_or(status)
     }
 
     /// How it ended, if it did.

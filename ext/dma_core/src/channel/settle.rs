@@ -1,19 +1,47 @@
 //! The end of a channel whose engine has not let go of everything yet.
 
+use std::mem::{forget, ManuallyDrop};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Channel;
 use crate::sys;
 
+/// How long to wait for the event before looking all the same: an operation may end without an interrupt.
+const LOOK: Duration = Duration::from_millis(1);
+
+impl Channel {
+    /// Gives up what was not begun and waits up to `timeout` for what was; true when the engine has let go of all memory.
+    pub fn quiesce(&mut self, timeout: Duration) -> bool {
+        if self.check_process().is_err() {
+            return false;
+        }
+        let deadline = Instant::now() + timeout;
+        self.cancel_all();
+        let clock = self.engine.clock();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.untold = self.progress().unwrap_or_default();
+            if self.is_idle() || left.is_zero() {
+                return self.is_idle();
+            }
+            // Nobody else may run the machine. Where it has nothing left to do, another thread may have run it.
+            if !clock.as_ref().is_some_and(|clock| clock.step_until(None)) {
+                // Not every end makes the event readable.
+                sys::wait_readable(self.event(), left.min(LOOK));
+            }
+        }
+    }
+}
+
 impl Drop for Channel {
     /// Operations in flight that cannot be stopped keep their memory; a thread of their own waits for them, and until the last is
-    /// over new transfers to that memory are refused, so that no late byte spoils them.
+    /// over new transfers to that memory are refused, so that no late byte spoils them, and the blocks they write stay occupied.
     fn drop(&mut self) {
         let Some(mut queue) = self.queue.take() else { return };
         if self.check_process().is_err() {
             // The parent's queue: its locks may be held by threads that are not in this process.
-            std::mem::forget(queue);
+            forget(queue);
             return;
         }
         let regions: Vec<_> = self.slots.iter().flatten().filter_map(|flight| flight.region.clone()).collect();
@@ -24,6 +52,8 @@ impl Drop for Channel {
         }
         tags.into_iter().for_each(|tag| queue.cancel(tag));
         regions.iter().for_each(|region| region.abandon());
+        let holds: Vec<_> = self.slots.iter_mut().flatten().filter_map(|flight| flight.hold.take()).collect();
+        let holds = ManuallyDrop::new(holds);
         let wait = move || {
             sys::block_signals();
             let mut completions = Vec::new();
@@ -36,8 +66,9 @@ impl Drop for Channel {
                 }
             }
             regions.iter().for_each(|region| region.settle());
+            drop(ManuallyDrop::into_inner(holds));
         };
-        // Without a thread the memory stays refused for good: safe, if wasteful.
+        // Without a thread memory and blocks stay refused for good: safe, if wasteful.
         let _ = thread::Builder::new().name("dma-settle".into()).spawn(wait);
     }
 }

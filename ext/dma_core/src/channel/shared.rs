@@ -1,5 +1,6 @@
 //! A channel of many users: each submits and waits for its own, whoever waits first reaps for all.
 
+mod open;
 mod plain;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,6 +15,9 @@ use crate::error::{Error, Result};
 use crate::sync::{can_spin, lock, Mutex, MutexGuard};
 use crate::sys;
 use crate::transfer::Status;
+
+pub(crate) use open::enter;
+pub use open::progress_all;
 
 /// How long a waiter looks for its completion before it sleeps: less than it takes to wake a thread.
 const SPIN: Duration = Duration::from_micros(20);
@@ -234,6 +238,12 @@ impl Shared {
         }
         if silent {
             self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
+        }
+        let refused = state.channel.as_ref().is_some_and(Channel::is_refused);
+        drop(state);
+        if refused {
+            // What another channel occupies may be free, and nobody has looked.
+            progress_all();
         }
         Ok(role)
     }

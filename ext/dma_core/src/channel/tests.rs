@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;

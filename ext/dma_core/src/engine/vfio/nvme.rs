@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
 
 use super::Function;
+use crate::engine::edges::Edges;
 use crate::engine::{Bank, Engine, Limits, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::Span;
@@ -41,6 +42,7 @@ pub struct Nvme {
     entries: u16,
     taken: Vec<AtomicBool>,
     stats: Arc<Stats>,
+    edges: Arc<Edges>,
 }
 
 impl Nvme {
@@ -67,6 +69,7 @@ impl Nvme {
             entries: controller.max_entries.min(ENTRIES) as u16,
             taken: (0..queues).map(|_| AtomicBool::new(false)).collect(),
             stats: Arc::default(),
+            edges: Edges::new(),
             controller,
             identity,
         })
@@ -164,6 +167,10 @@ impl Engine for NvmeEngine {
                 Err(error)
             }
         }
+    }
+
+    fn edges(&self) -> Option<&Arc<Edges>> {
+        Some(&self.0.edges)
     }
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
