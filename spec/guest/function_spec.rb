@@ -16,6 +16,8 @@ RSpec.describe "A PCI function" do
 
   describe "in the list" do
     it "is named with its driver, its group and what is missing" do
+      bind(address, nil)
+      bind(Support::Guest::NVME, "nvme")
       expect(listed(address)).to include(vendor: 0x1234, device: 0x11e8, driver: nil, ready: false,
                                          missing: /bound to no driver/, remedy: /drivers_probe/)
       expect(listed(Support::Guest::NVME)).to include(driver: "nvme", class: 0x010802,
@@ -36,10 +38,10 @@ RSpec.describe "A PCI function" do
     end
 
     it "is mended by the line that is said" do
+      bind(address, nil)
       DMA::Device.open(address)
     rescue DMA::UnsupportedError => e
       expect(e.message).to match(/cannot drive #{address}: it is bound to no driver, not to vfio-pci; as root: /)
-      bind(address, nil)
       expect(system("sh", "-c", e.message[/as root: (.*)/, 1])).to be true
       DMA::Device.open(address) { |device| expect(device.name).to eq address }
     end

@@ -80,7 +80,9 @@ impl Device {
     /// The PCI function at `address`, as [`crate::engine::vfio::pci::is_address`] knows it.
     ///
     /// # Errors
-    /// See [`crate::engine::vfio::Function::open`]; [`Error::Argument`] for options that are not the device's.
+    /// [`Error::Os`] where there is none (ENODEV), another process has it (EBUSY), or rights are missing (EACCES); [`Error::Busy`]
+    /// where this process has it; [`Error::Unsupported`] for whatever else is in the way, with the line that mends it;
+    /// [`Error::Argument`] for options that are not the device's.
     pub fn open_pci(address: &str, options: Options) -> Result<Arc<Device>> {
         let (driven, engine, channels, depth) = Driven::open(address, options)?;
         let name = driven.function.listed().address.clone();

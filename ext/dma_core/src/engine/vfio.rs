@@ -58,6 +58,8 @@ pub use interrupts::{Kind as InterruptKind, Vector};
 
 use nvme::{Nvme, NvmeEngine};
 
+/// The most interrupts of a function without a driver here: each is a file descriptor.
+const VECTORS: u32 = 64;
 /// What the IOMMU maps by one entry where it can.
 const LARGE_PAGE: u64 = crate::sys::HUGE_PAGE as u64;
 
@@ -97,7 +99,9 @@ impl Driven {
     /// channels it has, and how many operations each holds.
     ///
     /// # Errors
-    /// See [`Function::open`]; [`Error::Argument`] for options that are not the device's.
+    /// [`Error::Os`] where there is none (ENODEV), another process has it (EBUSY), or rights are missing (EACCES); [`Error::Busy`]
+    /// where this process has it; [`Error::Unsupported`] for whatever else is in the way, with the line that mends it;
+    /// [`Error::Argument`] for options that are not the device's.
     pub(crate) fn open(address: &str, options: Options) -> Result<(Driven, Arc<dyn Engine>, u16, u32)> {
         let listed = pci::find(address)?;
         let is_edu = !options.bare && (listed.vendor, listed.device) == edu::ID;
@@ -113,7 +117,12 @@ impl Driven {
         if !(13..=widest).contains(&bits) {
             return Err(Error::Argument(format!("address_bits: {bits} is outside 13..{widest}")));
         }
-        let function = Arc::new(Function::open(address, bits, options.interrupts)?);
+        let vectors = match () {
+            () if is_edu => 1,
+            () if is_nvme => nvme::VECTORS,
+            () => VECTORS,
+        };
+        let function = Arc::new(Function::open(address, bits, options.interrupts, vectors)?);
         let (driver, engine, channels, depth): (_, Arc<dyn Engine>, _, _) = if is_edu {
             (Driver::Edu, Arc::new(edu::Edu::new(Arc::clone(&function))?), 1, edu::DEPTH)
         } else if is_nvme {

@@ -80,13 +80,9 @@ fn open_functions() -> &'static Mutex<Vec<String>> {
 }
 
 impl Function {
-    /// Takes the function at `address`, with memory access and bus mastering enabled and its interrupts as eventfds.
-    ///
-    /// # Errors
-    /// [`Error::Os`] where there is none (ENODEV), another process has it (EBUSY), or rights are missing (EACCES);
-    /// [`Error::Busy`] where this process has it; [`Error::Unsupported`] for whatever else is in the way, with the line that
-    /// mends it.
-    pub fn open(address: &str, bits: u32, interrupts: Option<Kind>) -> Result<Function> {
+    /// Takes the function at `address`, with memory access and bus mastering enabled, bus addresses of `bits` bits, and up to `vectors`
+    /// interrupts as eventfds.
+    pub(super) fn open(address: &str, bits: u32, interrupts: Option<Kind>, vectors: u32) -> Result<Function> {
         let listed = pci::find(address)?;
         if let Some(obstacle) = &listed.obstacle {
             return Err(obstacle.error(&listed.address));
@@ -101,7 +97,7 @@ impl Function {
         };
         let config = Arc::new(Bar::new(&device, &region(VFIO_PCI_CONFIG_REGION_INDEX)?)?);
         let function = Function {
-            interrupts: Interrupts::enable(&device, interrupts)?,
+            interrupts: Interrupts::enable(&device, interrupts, vectors)?,
             config,
             bars: Mutex::default(),
             space: Space::new(container, bits),

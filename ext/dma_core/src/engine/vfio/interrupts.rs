@@ -23,9 +23,6 @@ pub enum Kind {
     Intx,
 }
 
-/// Messages that one device may use; more than these no driver here and hardly a program wants, and each is a file descriptor.
-const MOST: u32 = 64;
-
 impl Kind {
     const ALL: [Kind; 3] = [Kind::MsiX, Kind::Msi, Kind::Intx];
 
@@ -107,12 +104,12 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Enables all interrupts of the best kind that there is, or of the one asked for.
+    /// Enables up to `most` interrupts of the best kind that there is, or of the one asked for.
     ///
     /// # Errors
     /// [`Error::Unsupported`] where the device has none of that kind.
-    pub(super) fn enable(device: &Arc<OwnedFd>, wanted: Option<Kind>) -> Result<Interrupts> {
-        let count = |kind: Kind| vfio::irq_count(device.as_fd(), kind.index()).min(MOST);
+    pub(super) fn enable(device: &Arc<OwnedFd>, wanted: Option<Kind>, most: u32) -> Result<Interrupts> {
+        let count = |kind: Kind| vfio::irq_count(device.as_fd(), kind.index()).min(most);
         let kind = match wanted {
             Some(kind) if count(kind) == 0 => {
                 return Err(Error::Unsupported(format!("the device has no interrupts of the kind {}", kind.name())));

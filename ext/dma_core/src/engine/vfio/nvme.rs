@@ -27,6 +27,8 @@ pub(super) const CLASS: u32 = 0x01_0802;
 const PAGE: u64 = 4096;
 /// I/O queue pairs, at most.
 const QUEUES: u16 = 8;
+/// One interrupt for each, and one for admin commands.
+pub(super) const VECTORS: u32 = QUEUES as u32 + 1;
 /// Entries of a queue: one more than commands that it holds.
 const ENTRIES: u32 = 64;
 /// The longest command: as many pages as fit one page of a page list.
