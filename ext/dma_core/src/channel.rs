@@ -107,7 +107,8 @@ impl Channel {
     ///
     /// # Errors
     /// [`Error::Busy`] for memory that an interrupted transfer may still write to; [`Error::Argument`] past the last address of the
-    /// device; [`Error::Alignment`] for what a strict engine does not take; [`Error::RingFull`] where a device has no room now.
+    /// device; [`Error::Alignment`] for what a strict engine does not take; [`Error::Unsupported`] for what it never does;
+    /// [`Error::RingFull`] where a device has no room now.
     pub fn submit(&mut self, request: Request) -> Result<u64> {
         let id = self.enqueue(request)?;
         self.held = None;
@@ -118,6 +119,7 @@ impl Channel {
     pub fn enqueue(&mut self, request: Request) -> Result<u64> {
         self.check_process()?;
         check(&request, &self.limits)?;
+        request.elements.iter().try_for_each(|op| self.engine.check(op))?;
         let count = request.elements.len();
         if self.is_device && count > self.room() {
             let (taken, all) = (self.outstanding, self.slots.len());
@@ -328,10 +330,10 @@ impl Channel {
 
     /// Whether an earlier request has to end first.
     fn must_wait(&self, index: usize) -> bool {
-        let (state, granule) = (&self.requests[index], self.limits.granule);
+        let state = &self.requests[index];
         self.is_device
             && !self.limits.ordered
-            && self.requests.iter().take(index).any(|earlier| earlier.conflicts(state, granule))
+            && self.requests.iter().take(index).any(|earlier| earlier.conflicts(state, &self.limits))
     }
 
     /// Pushes as much of one request as there is room for; true where there is no more.

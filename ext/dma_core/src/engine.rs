@@ -37,6 +37,9 @@ pub struct Limits {
     /// Operations of one queue are carried out in the order they were pushed. Otherwise the channel keeps apart what would
     /// conflict.
     pub ordered: bool,
+    /// Its device addresses need not tell places apart, as those of a stream: the channel has reads wait for each other, and writes
+    /// too, wherever they go.
+    pub serial: bool,
     /// It takes [`Op::Copy`] and [`Op::List`].
     pub copies: bool,
     /// The most bytes of one copy, which is never split: the parts could overlap.
@@ -56,6 +59,7 @@ impl Limits {
         max_segments: usize::MAX,
         size: i64::MAX as u64,
         ordered: false,
+        serial: false,
         copies: false,
         max_copy: 0,
         flushes: true,
@@ -135,6 +139,14 @@ pub trait Engine: Send + Sync + Debug {
 
     /// What it did so far.
     fn stats(&self) -> Arc<Stats>;
+
+    /// Refuses a direction that the device behind it has not.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`], which says why there is none.
+    fn check(&self, _op: &Op) -> Result<()> {
+        Ok(())
+    }
 
     /// A queue with its own completion event, of up to `depth` operations, to channel `index` of the engine.
     ///
