@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 module DMA
-  # A device that moves bytes between its own memory and ours: a simulated one, or a file or block device, whose device
-  # addresses are the offsets in it.
+  # A device that moves bytes between its own memory and ours: a simulated one, or a file, a block device or a character
+  # device, whose device addresses are the offsets in it.
   #
   #   DMA::Device.open(:sim) do |dev|
   #     dev.write_dma("x" * 1024, at: 4096)
@@ -13,16 +13,22 @@ module DMA
   # Transfers of one channel that use the same bytes are carried out in the order in which they were submitted; those
   # of several channels are independent. A device may be used by any number of threads and fibers. In the child of a
   # fork, devices of the parent raise {ClosedError}.
+  #
+  # A character device is one whose read(2) and write(2) are DMA, as those of Xilinx's XDMA driver
+  # (`/dev/xdma0_h2c_0`). Every element of a transfer is one read(2) or write(2), up to 2 GiB - 4 KiB, from or to its
+  # memory; within a channel reads wait for each other, and writes too. A read that comes short ends the transfer: at
+  # the end of the device, or of a packet where it streams. A stream that is read and written at the same address wants
+  # two channels: one would keep the order.
   class Device
     # @!attribute [r] name
     #   @return [String] what it was opened as
 
     # @!attribute [r] capabilities
-    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory), `:channels`, `:capacity`
-    #   (descriptors of a channel), `:alignment` (of device addresses and lengths), `:memory_alignment`, `:strict`
-    #   (whether what is not aligned is refused), `:max_length` (bytes of one descriptor; longer transfers are split),
-    #   `:max_segments`, `:operations`; of a simulated device `:ring_size`, `:address_bits`, `:iommu`, `:clock`; of a
-    #   file `:direct`.
+    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory; nil where it does not say),
+    #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
+    #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
+    #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
+    #   `:address_bits`, `:iommu`, `:clock`; of a file `:direct`, and `:character`, whether it is a character device.
     #   @return [Hash{Symbol => Object}]
 
     # @!method closed?
@@ -32,7 +38,8 @@ module DMA
       # Opens a device; with a block, closes it after it and returns its value.
       #
       # @param device [:sim, String, #to_path] `:sim` makes a simulated machine with one device; a path names a device
-      #   that {Sim.attach} put there, a regular file or a block device
+      #   that {Sim.attach} put there, a regular file, a block device or a character device. Of a pair `.._h2c_N`,
+      #   `.._c2h_N` both are opened by either name: the one is written, the other read
       # @param direct [true, :auto, false] of a file: past the page cache, or an error; where it can; never
       # @param options of a simulated device: those of {Sim.new} and {Sim#device}
       # @yieldparam device [Device]
@@ -96,6 +103,8 @@ module DMA
     # @raise [AlignmentError] where the device takes aligned addresses and lengths only
     # @raise [ArgumentError] outside the device
     # @raise [RingFullError] where the channel has no room
+    # @raise [UnsupportedError] of a character device that is not written: the other half of its pair is not there, or
+    #   its permissions do not allow it
     def write_dma(data, at: 0, channel: 0)
       self.channel(channel).__send__(:write, data, DMA.__send__(:natural, at, "at"))
     end
@@ -111,6 +120,7 @@ module DMA
     # @return [String, Object] the bytes, fewer at the end of a file; or `into`
     # @raise [TransferError] where it failed
     # @raise [TimeoutError] after which it was given up
+    # @raise [UnsupportedError] of a character device that is not read, as for {#write_dma}
     def read_dma(size = nil, at: 0, into: nil, timeout: nil, channel: 0)
       raise ArgumentError, "size is needed where there is no memory to read into" unless size || into
 
