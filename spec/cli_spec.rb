@@ -151,7 +151,7 @@ RSpec.describe "the command line" do
   it "says in one line what is wrong with a file" do
     expect(failure("read", scratch_file("missing"))).to include("missing: No such file or directory")
     expect(failure("read", scratch)).to include("#{scratch}: Is a directory")
-    expect(failure("read", "/dev/null")).to include("/dev/null is neither a regular file nor a block device")
+    expect(failure("read", "/dev/ptmx")).to include("/dev/ptmx has no addresses")
     expect(failure("read", "")).to include("No such file or directory")
     expect(failure("read", "two\nlines")).to include("two\\nlines: No such file or directory")
   end

@@ -60,7 +60,9 @@ RSpec.describe DMA::Transfer do
     transfer.cancel
     expect([transfer.done?, transfer.status, transfer.bytes]).to eq [true, :aborted, 0]
     expect(transfer.inspect).to include "aborted"
-    expect(transfer.failure).to match(/transfer 1 of 5000 bytes on channel 0 of sim device 0: aborted \(0 of 5000/)
+    expect(transfer.failure).to match(
+      /transfer 1 of 5000 bytes at device address 0x\h+ on channel 0 of sim device 0: aborted \(0 of 5000/
+    )
   end
 
   it "returns from submit while the device hangs, and Ruby runs on" do

@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 module DMA
-  # A device that moves bytes between its own memory and ours: a simulated one; a PCI function through VFIO; a file or
-  # block device, whose device addresses are the offsets in it.
+  # A device that moves bytes between its own memory and ours: a simulated one; a PCI function through VFIO; a file, a
+  # block device or a character device, whose device addresses are the offsets in it.
   #
   #   DMA::Device.open(:sim) do |dev|
   #     dev.write_dma("x" * 1024, at: 4096)
@@ -13,18 +13,25 @@ module DMA
   # Transfers of one channel that use the same bytes are carried out in the order in which they were submitted; those
   # of several channels are independent. A device may be used by any number of threads and fibers. In the child of a
   # fork, devices of the parent raise {ClosedError}.
+  #
+  # A character device is one whose read(2) and write(2) are DMA, as those of Xilinx's XDMA driver
+  # (`/dev/xdma0_h2c_0`). Every element of a transfer is one read(2) or write(2), up to 2 GiB - 4 KiB, from or to its
+  # memory; within a channel reads wait for each other, and writes too. A read that comes short ends the transfer: at
+  # the end of the device, or of a packet where it streams. A stream that is read and written at the same address wants
+  # two channels: one would keep the order.
   class Device
     # @!attribute [r] name
     #   @return [String] what it was opened as
 
     # @!attribute [r] capabilities
-    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory), `:channels`, `:capacity`
-    #   (descriptors of a channel), `:alignment` (of device addresses and lengths), `:memory_alignment`, `:strict`
-    #   (whether what is not aligned is refused), `:max_length` (bytes of one descriptor; longer transfers are split),
-    #   `:max_segments`, `:operations`; of a simulated device `:ring_size`, `:address_bits`, `:iommu`, `:clock`; of a
-    #   file `:direct`; of a PCI function `:driver` (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars`
-    #   (bytes of each), `:interrupts` (their kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`,
-    #   `:namespace`, `:block_size`, `:namespaces`.
+    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory; nil where it does not say),
+    #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
+    #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
+    #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
+    #   `:address_bits`, `:iommu`, `:clock`; of a file `:direct`, and `:character`, whether it is a character device; of
+    #   a PCI function `:driver` (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars` (bytes of each),
+    #   `:interrupts` (their kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`, `:namespace`,
+    #   `:block_size`, `:namespaces`.
     #   @return [Hash{Symbol => Object}]
 
     # @!method closed?
@@ -35,11 +42,12 @@ module DMA
       #
       # @param device [:sim, String, #to_path] `:sim` makes a simulated machine with one device; `"0000:01:00.0"` takes
       #   the PCI function with this address through VFIO; a path names a device that {Sim.attach} put there, a regular
-      #   file or a block device
+      #   file, a block device or a character device. Of a pair `.._h2c_N`, `.._c2h_N` both are opened by either name:
+      #   the one is written, the other read
       # @param direct [true, :auto, false] of a file: past the page cache, or an error; where it can; never
       # @param options of a simulated device: those of {Sim.new} and {Sim#device}; of a PCI function:
-      # @option options [:auto, false] :driver `:auto` drives an NVMe disk or QEMU's edu device; `false`, as for all other
-      #   functions: nobody does but the program, by {#registers}, {#wait_interrupt} and {#map}
+      # @option options [:auto, false] :driver `:auto` drives an NVMe disk or QEMU's edu device; `false`, as for all
+      #   other functions: nobody does but the program, by {#registers}, {#wait_interrupt} and {#map}
       # @option options [Integer, nil] :address_bits bits of a bus address that the device can say; nil: what its driver
       #   knows, or 64
       # @option options [:auto, :msix, :msi, :intx] :interrupts the kind of its interrupts; `:auto`: the best there is
@@ -69,9 +77,9 @@ module DMA
 
       # The PCI functions of this computer, whoever has them, and what is in the way of opening each.
       #
-      # @return [Array<Hash{Symbol => Object}>] by address: `:address`, `:vendor`, `:device`, `:class`, `:driver` (nil: none
-      #   is bound), `:iommu_group`, `:ready` (whether {.open} can take it), `:missing` and `:remedy` (what is in the way, and
-      #   what to do about it; nil where it is ready)
+      # @return [Array<Hash{Symbol => Object}>] by address: `:address`, `:vendor`, `:device`, `:class`, `:driver` (nil:
+      #   none is bound), `:iommu_group`, `:ready` (whether {.open} can take it), `:missing` and `:remedy` (what is in
+      #   the way, and what to do about it; nil where it is ready)
       def list
         native_list
       end
@@ -85,8 +93,8 @@ module DMA
         return open_pci(path, direct, **options) if path.is_a?(String) && path.match?(PCI)
 
         unless options.empty?
-          raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to DMA::Sim.attach, " \
-                               "and a file has none but direct:"
+          raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to " \
+                               "DMA::Sim.attach, and a file has none but direct:"
         end
 
         native_open(path, direct)
@@ -124,6 +132,8 @@ module DMA
     # @raise [AlignmentError] where the device takes aligned addresses and lengths only
     # @raise [ArgumentError] outside the device
     # @raise [RingFullError] where the channel has no room
+    # @raise [UnsupportedError] of a character device that is not written: the other half of its pair is not there, or
+    #   its permissions do not allow it
     def write_dma(data, at: 0, channel: 0)
       self.channel(channel).__send__(:write, data, DMA.__send__(:natural, at, "at"))
     end
@@ -139,6 +149,7 @@ module DMA
     # @return [String, Object] the bytes, fewer at the end of a file; or `into`
     # @raise [TransferError] where it failed
     # @raise [TimeoutError] after which it was given up
+    # @raise [UnsupportedError] of a character device that is not read, as for {#write_dma}
     def read_dma(size = nil, at: 0, into: nil, timeout: nil, channel: 0)
       raise ArgumentError, "size is needed where there is no memory to read into" unless size || into
 
@@ -167,7 +178,8 @@ module DMA
     end
 
     # Gives memory bus addresses, by which the device reaches it until the mapping is taken away. Its pages are locked
-    # meanwhile, or pinned for a PCI function. A transfer of a {Buffer} needs none: it is mapped while the transfer lasts.
+    # meanwhile, or pinned for a PCI function. A transfer of a {Buffer} needs none: it is mapped while the transfer
+    # lasts.
     #
     # @param memory [Buffer, IO::Buffer, Integer, #to_ptr] memory; what is no Buffer is wrapped, see {Buffer.wrap}
     # @param size [Integer, nil] bytes; nil: all that the memory has
@@ -219,8 +231,8 @@ module DMA
 
     # The device's registers.
     #
-    # @param bank [Integer, :config] the number of a PCI function's BAR, or its configuration space; a simulated device has
-    #   one bank, number 0
+    # @param bank [Integer, :config] the number of a PCI function's BAR, or its configuration space; a simulated device
+    #   has one bank, number 0
     # @return [Registers] always the same
     # @raise [UnsupportedError] where it has none
     # @raise [ArgumentError] where it has none in this bank
@@ -235,12 +247,12 @@ module DMA
     # Waits for an interrupt of a PCI function that has no driver here. Other threads run meanwhile, or other fibers.
     #
     # Interrupts are counted from when the device is opened, so that none is lost between telling the device to work and
-    # waiting for it. A line of the bus (`interrupts: :intx`) is masked from when it comes until it is waited for again: tell
-    # the device before that to take its request back.
+    # waiting for it. A line of the bus (`interrupts: :intx`) is masked from when it comes until it is waited for again:
+    # tell the device before that to take its request back.
     #
     # @param vector [Integer, :error, :removal] a vector of the device; an error that the bus reports of it; the wish of
-    #   somebody (driver_override, hot-unplug) to have it back, upon which it should be closed. The last two can be waited
-    #   for on devices with a driver as well.
+    #   somebody (who unbinds or unplugs it) to have it back, upon which it should be closed. The last two can be
+    #   waited for on devices with a driver as well.
     # @param timeout [Numeric, nil] seconds
     # @return [Integer] how often it came since it was last waited for
     # @raise [TimeoutError]
@@ -265,8 +277,8 @@ module DMA
       empty.merge(totals, stats)
     end
 
-    # Aborts what is under way on all channels, and waits a moment for all to end; brings the link of a simulated device up
-    # again, resets an NVMe controller, and a PCI function without a driver. The channels can be used as before.
+    # Aborts what is under way on all channels, and waits a moment for all to end; brings the link of a simulated device
+    # up again, resets an NVMe controller, and a PCI function without a driver. The channels can be used as before.
     #
     # @return [self]
     # @raise [BusyError] where something does not end

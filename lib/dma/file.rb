@@ -22,7 +22,7 @@ module DMA
 
     # @!parse
     #   # @!attribute [r] size
-    #   #   @return [Integer] bytes at this moment; of a block device, too
+    #   #   @return [Integer] bytes at this moment; of a block device, too; 0 where nobody says, as of character devices
     #   #   @raise [ClosedError]
     #   # @!attribute [r] alignment
     #   #   @return [Integer] what offset and length of direct I/O are a multiple of (statx(2), STATX_DIOALIGN); 1
@@ -47,7 +47,8 @@ module DMA
     class << self
       # Opens a file; with a block, closes it after and returns the block's value.
       #
-      # @param path [String, #to_path] a regular file or a block device
+      # @param path [String, #to_path] a regular file, a block device, or a character device whose driver takes offsets
+      #   (pread(2)); it gets each request as it is, and {#sysread} makes one of just the size asked for
       # @param mode [String, Integer] "r", "r+", "w", "w+" with "b", "x" and ":encoding" as for ::File.open (no "a"), or
       #   flags
       # @param perm [Integer] permissions of a file that is created
@@ -56,7 +57,8 @@ module DMA
       # @param engine [:auto, :threads] what carries requests out
       # @param depth [Integer] how many requests one transfer keeps in flight, 1..1024
       # @yieldparam file [File]
-      # @raise [UnsupportedError] `direct: true` where the file system has no direct I/O; neither file nor block device
+      # @raise [UnsupportedError] `direct: true` where the file system has no direct I/O; neither file
+      #   nor device, or a device without offsets; `direct: false` of a character device
       # @raise [SystemCallError] what open(2) refuses
       def open(path, mode = "r", perm = 0o666, direct: :auto, engine: :auto, depth: 8)
         unless %i[auto threads].include?(engine)

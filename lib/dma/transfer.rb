@@ -78,8 +78,9 @@ module DMA
 
     # @return [String] what became of it, in words
     def failure
-      "transfer #{id} of #{size} bytes on channel #{channel.index} of #{channel.device.name}: #{native_reason} " \
-        "(#{bytes} of #{size} bytes were moved)"
+      place = native_address&.then { |address| format(" at device address 0x%x", address) }
+      "transfer #{id} of #{size} bytes#{place} on channel #{channel.index} of #{channel.device.name}: " \
+        "#{native_reason} (#{bytes} of #{size} bytes were moved)"
     end
 
     # @return [String] number, size and state

@@ -5,35 +5,21 @@
 #
 #   ruby fuse_server.rb DIRECTORY SIZE [hang=OFFSET] [eio=OFFSET]
 #
-# It speaks the kernel's protocol (linux/fuse.h) itself. A read that touches `hang` is answered when SIGUSR1 comes.
+# A read that touches `hang` is answered when SIGUSR1 comes.
 
 require "fiddle"
+require_relative "fuse_protocol"
+
+include FuseProtocol # rubocop:disable Style/MixinUsage -- a program of its own
 
 directory, size, *behaviour = ARGV
 SIZE = Integer(size)
 BEHAVIOUR = behaviour.to_h { |word| word.split("=").then { |name, offset| [name, Integer(offset)] } }
 BYTES = Random.new(42).bytes(SIZE)
 
-LOOKUP = 1
-FORGET = 2
-GETATTR = 3
-OPEN = 14
-READ = 15
-RELEASE = 18
-FLUSH = 25
-INIT = 26
-OPENDIR = 27
-RELEASEDIR = 29
-INTERRUPT = 36
-BATCH_FORGET = 42
-
 def attributes(node)
   mode, bytes = node == 1 ? [0o040755, 0] : [0o100644, SIZE]
   [node, bytes, (bytes + 511) / 512, 0, 0, 0, 0, 0, 0, mode, 1, 0, 0, 0, 4096, 0].pack("Q6L10")
-end
-
-def answer(device, unique, body, error = 0)
-  device.syswrite([16 + body.bytesize, -error, unique].pack("LlQ") + body)
 end
 
 def touches?(name, offset, length)
@@ -47,25 +33,23 @@ def read(device, unique, body, held)
     answer(device, unique, "", Errno::EIO::Errno)
   elsif touches?("hang", offset, length)
     held << [unique, offset, length]
-    $stdout.puts "held"
-    $stdout.flush
+    say "held"
   else
     answer(device, unique, BYTES.byteslice(offset, length) || "")
   end
 end
 
-def serve(device, request, held)
-  _, opcode, unique, node = request.unpack("LLQQ")
-  body = request.byteslice(40..)
+def serve(device, held)
+  opcode, unique, node, body = request(device)
   case opcode
   when INIT then answer(device, unique,
-                        [7, 31, 1 << 20, 0x400000, 64, 48, 1 << 20, 1, 256, 0, *[0] * 8].pack("LLLLSSLLSSL8"))
+                        [*VERSION, MOST, 0x400000, 64, 48, MOST, 1, 256, 0, *[0] * 8].pack("LLLLSSLLSSL8"))
   when LOOKUP
     return answer(device, unique, "", Errno::ENOENT::Errno) unless body == "file\0"
 
     answer(device, unique, [2, 0, 0, 0, 0, 0].pack("Q4L2") + attributes(2))
   when GETATTR then answer(device, unique, [0, 0, 0].pack("QLL") + attributes(node))
-  when OPEN, OPENDIR then answer(device, unique, [1, 0, 0].pack("QLL"))
+  when OPEN, OPENDIR then answer(device, unique, OPENED)
   when READ then read(device, unique, body, held)
   when RELEASE, RELEASEDIR, FLUSH then answer(device, unique, "")
   when FORGET, BATCH_FORGET, INTERRUPT then nil
@@ -82,8 +66,7 @@ abort "cannot mount fuse: errno #{Fiddle.last_error}" unless mount.call("dma-spe
 held = []
 wake, waker = IO.pipe
 trap("USR1") { waker.write_nonblock(".") }
-$stdout.puts "ready"
-$stdout.flush
+say "ready"
 loop do
   ready, = IO.select([device, wake])
   if ready.include?(wake)
@@ -92,7 +75,7 @@ loop do
     held.each { |unique, offset, length| answer(device, unique, BYTES.byteslice(offset, length) || "") }
     held.clear
   elsif ready.include?(device)
-    serve(device, device.sysread((1 << 20) + 4096), held)
+    serve(device, held)
   end
 rescue Errno::ENODEV
   break # unmounted

@@ -10,7 +10,7 @@ use dma_core::device::{Device as CoreDevice, Kind};
 use dma_core::engine::sim::{Clock, Device as SimDevice};
 use dma_core::engine::Bank;
 use dma_core::file::Direct;
-use dma_core::transfer::Status;
+use dma_core::transfer::{Direction, Status};
 use magnus::typed_data::Obj;
 use magnus::value::Opaque;
 use magnus::{
@@ -164,7 +164,13 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
     let limits = core.engine().limits();
     let hash = ruby.hash_new();
     let symbol = |name: &str| ruby.to_symbol(name);
-    let mut operations = vec!["read", "write"];
+    let missing = match core.kind() {
+        Kind::File(handle) => handle.missing().map(|(direction, _)| direction),
+        Kind::Sim(_) | Kind::Pci(_) => None,
+    };
+    let mut operations = Vec::new();
+    operations.extend((missing != Some(Direction::FromDevice)).then_some("read"));
+    operations.extend((missing != Some(Direction::ToDevice)).then_some("write"));
     operations.extend(limits.copies.then_some("copy"));
     operations.extend(limits.flushes.then_some("flush"));
     let operations: RArray = ruby.ary_from_iter(operations.into_iter().map(symbol));
@@ -189,8 +195,10 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         }
         Kind::File(handle) => {
             hash.aset(symbol("engine"), symbol("threads"))?;
-            hash.aset(symbol("size"), handle.size().map_err(|errno| core_error(errno, &core)).or_raise(ruby)?)?;
+            let size = handle.size().map_err(|errno| core_error(errno, &core)).or_raise(ruby)?;
+            hash.aset(symbol("size"), (!handle.is_character()).then_some(size))?;
             hash.aset(symbol("direct"), handle.is_direct())?;
+            hash.aset(symbol("character"), handle.is_character())?;
         }
         Kind::Pci(driven) => pci::capabilities(ruby, driven, limits.size, hash)?,
     }

@@ -112,6 +112,11 @@ fn native_reason(this: &Transfer) -> String {
     this.ticket.status().to_string()
 }
 
+/// The device address that a list of several has not.
+fn native_address(this: &Transfer) -> Option<u64> {
+    this.ticket.address()
+}
+
 fn fault(ruby: &Ruby, this: &Transfer) -> Option<(u64, Symbol)> {
     match this.ticket.status() {
         Status::IommuFault { address, access } => Some((address, ruby.to_symbol(access.name()))),
@@ -160,6 +165,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("fault", method!(fault, 0))?;
     class.define_method("errno", method!(errno, 0))?;
     class.define_private_method("native_reason", method!(native_reason, 0))?;
+    class.define_private_method("native_address", method!(native_address, 0))?;
     class.define_private_method("native_call_back", method!(native_call_back, 1))?;
     class.define_private_method("native_append_to", method!(native_append_to, 1))?;
     Ok(())

@@ -116,14 +116,14 @@ const char *dma_status_name(int code);
 const char *dma_last_error(void);
 
 /*
- * Chooses the device of all later transfers of the process: a file, a block device, or what Ruby's DMA::Sim.attach put at
+ * Chooses the device of all later transfers of the process: a file, a device, or what Ruby's DMA::Sim.attach put at
  * `path`. A device address is the offset in a file. NULL goes back to the simulated device, whose memory is as it was left.
  * Transfers under way go on, and their ids stay good. Returns 0 or an error, and then nothing has changed.
  */
 int dma_open_device(const char *path);
 
 /*
- * Stores how many bytes the device has. Returns 0 or an error.
+ * Stores how many bytes the device has. Returns 0 or an error: a character device does not say.
  */
 int dma_device_size(uint64_t *size);
 

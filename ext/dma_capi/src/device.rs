@@ -33,6 +33,10 @@ impl Use {
         self.0.check()?;
         match self.0.kind() {
             Kind::Sim(_) | Kind::Pci(_) => Ok(self.0.engine().limits().size),
+            Kind::File(handle) if handle.is_character() => Err(Error::Unsupported(format!(
+                "{} is a character device, which does not say its size; its manual does",
+                self.0.name()
+            ))),
             Kind::File(handle) => {
                 handle.size().map_err(|errno| Error::os(errno, format!("cannot ask the size of {}", self.0.name())))
             }

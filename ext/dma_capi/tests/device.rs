@@ -80,10 +80,26 @@ fn what_cannot_be_opened_changes_nothing() {
     machine("/dma/small", 4096);
     assert_eq!(open(c"/dma/small"), 0);
     assert_refused(open(c"/nonexistent/dma"), Code::Os, "cannot open /nonexistent/dma: No such file or directory");
-    assert_refused(open(c"/dev/null"), Code::Unsupported, "neither a regular file nor a block device");
+    assert_refused(open(c"/dev/ptmx"), Code::Unsupported, "/dev/ptmx has no addresses");
     assert_refused(open(c""), Code::Os, "No such file");
     assert_eq!(size(), Ok(4096));
     detach(Path::new("/dma/small"));
+}
+
+#[test]
+fn a_character_device_gives_bytes_and_no_size() {
+    let _turn = turn();
+    assert_eq!(open(c"/dev/zero"), 0);
+    assert_refused(
+        size().unwrap_err(),
+        Code::Unsupported,
+        "/dev/zero is a character device, which does not say its size",
+    );
+    let buffer = alloc(4096);
+    write(buffer, &[0xFF; 4096]);
+    assert_eq!(wait(fetch(0x1000, buffer, 4000)), COMPLETE);
+    assert_eq!(read(buffer, 4096), [[0; 4000].as_slice(), &[0xFF; 96]].concat());
+    free(buffer);
 }
 
 #[test]

@@ -322,10 +322,10 @@ impl Channel {
 
     /// Whether an earlier request has to end first.
     fn must_wait(&self, index: usize) -> bool {
-        let (state, granule) = (&self.requests[index], self.limits.granule);
+        let state = &self.requests[index];
         self.is_device
             && !self.limits.ordered
-            && self.requests.iter().take(index).any(|earlier| earlier.conflicts(state, granule))
+            && self.requests.iter().take(index).any(|earlier| earlier.conflicts(state, &self.limits))
     }
 
     /// Pushes as much of one request as there is room for; true where there is no more.

@@ -26,7 +26,7 @@ const FILE_DEPTH: u32 = 32;
 pub enum Kind {
     /// A simulated device.
     Sim(Arc<sim::Device>),
-    /// A file or a block device.
+    /// A file, a block device or a character device.
     File(Arc<Handle>),
     /// A PCI function.
     Pci(Arc<Driven>),
@@ -52,8 +52,8 @@ impl Device {
         Arc::new(Device::new(name, kind, engine, options.channels, options.ring_size - 1))
     }
 
-    /// What is at `path`: a simulated device that was attached there, whose channels all share who have it open, a regular file or a
-    /// block device. A file is opened for reading only where it cannot be written to.
+    /// What is at `path`: a simulated device that was attached there, whose channels all share who have it open, a regular file, a
+    /// block device or a character device, as [`Handle::of_device`] opens them.
     ///
     /// # Errors
     /// [`Error::Os`] where there is none or it may not be opened; [`Error::Unsupported`] for what this cannot drive.
@@ -64,14 +64,7 @@ impl Device {
         if let Some(address) = path.to_str().filter(|text| pci::is_address(text)) {
             return Device::open_pci(address, Options::default());
         }
-        let open = |flags| Handle::open(path, flags, 0, direct);
-        let handle = match open(libc::O_RDWR) {
-            Err(Error::Os { errno: nix::Error::EACCES | nix::Error::EROFS | nix::Error::EPERM, .. }) => {
-                open(libc::O_RDONLY)?
-            }
-            opened => opened?,
-        };
-        let handle = Arc::new(handle);
+        let handle = Arc::new(Handle::of_device(path, direct)?);
         let engine: Arc<dyn Engine> = Arc::new(Threads::new(Arc::clone(&handle)));
         let name = path.display().to_string();
         Ok(Arc::new(Device::new(&name, Kind::File(handle), engine, FILE_CHANNELS, FILE_DEPTH)))

@@ -42,6 +42,9 @@ pub struct Limits {
     /// Operations of one queue are carried out in the order they were pushed. Otherwise the channel keeps apart what would
     /// conflict.
     pub ordered: bool,
+    /// Its device addresses need not tell places apart, as those of a stream: the channel has reads wait for each other, and writes
+    /// too, wherever they go.
+    pub serial: bool,
     /// It takes [`Op::Copy`] and [`Op::List`].
     pub copies: bool,
     /// The most bytes of one copy, which is never split: the parts could overlap.
@@ -61,6 +64,7 @@ impl Limits {
         max_segments: usize::MAX,
         size: i64::MAX as u64,
         ordered: false,
+        serial: false,
         copies: false,
         max_copy: 0,
         flushes: true,
@@ -164,10 +168,11 @@ pub trait Engine: Send + Sync + Debug {
         Err(Error::Unsupported("a file reads and writes memory by its own address and maps none".into()))
     }
 
-    /// Makes the memory of an operation ready before that is taken, so that whoever submits it learns what is in the way.
+    /// Looks at an operation before it is taken, so that whoever submits it learns what is in the way: refuses a direction that the
+    /// device has not, and makes memory ready that has to be.
     ///
     /// # Errors
-    /// As [`Engine::map`].
+    /// [`Error::Unsupported`], which says why there is none; [`Error::LockLimit`] and others as [`Engine::map`].
     fn prepare(&self, _op: &Op) -> Result<()> {
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
@@ -231,6 +232,17 @@ pub fn stat(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
         direct: (stat.stx_mask & libc::STATX_DIOALIGN != 0)
             .then_some((stat.stx_dio_mem_align, stat.stx_dio_offset_align)),
     })
+}
+
+/// Whether a character device is at `path`. Nothing is opened: some drivers allow that only once.
+pub fn is_character_device(path: &Path) -> Result<bool, Errno> {
+    fs::metadata(path).map(|metadata| metadata.file_type().is_char_device()).map_err(|error| errno(&error))
+}
+
+/// Whether pread(2) and pwrite(2) work on an open file at all: they do not on pipes and terminals (ESPIPE). preadv(2) of no piece is
+/// refused for the same reason, and does not get as far as to the driver.
+pub fn takes_offsets(fd: BorrowedFd<'_>) -> bool {
+    nix::sys::uio::preadv(fd, &mut [], 0) != Err(Errno::ESPIPE)
 }
 
 /// The size of a block device in bytes: statx reports zero for it.

@@ -1,6 +1,7 @@
 //! One request: what of it is still to be pushed, what came of the rest, and when it has ended.
 
 use std::collections::VecDeque;
+use std::mem::discriminant;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -237,9 +238,10 @@ impl State {
     }
 
     /// The next part to push. Where operations may overtake each other, writes go one at a time, so that what is safe after a
-    /// failure has no gap and no hole.
+    /// failure has no gap and no hole; so does all of a serial engine's.
     pub(super) fn next(&mut self, limits: Limits) -> Option<(usize, usize)> {
-        let serial = !limits.ordered && !self.request.elements.iter().all(|op| matches!(op, Op::Read { .. }));
+        let serial =
+            limits.serial || !limits.ordered && !self.request.elements.iter().all(|op| matches!(op, Op::Read { .. }));
         if serial && self.in_flight > 0 {
             return None;
         }
@@ -342,11 +344,11 @@ impl State {
         Some(Outcome { id: self.id, bytes: self.stop(), status: failed.map_or(Status::Complete, |(_, status)| status) })
     }
 
-    /// Whether the two must not be carried out at the same time, because one writes what the other uses. Device addresses count
-    /// in whole blocks of `granule` bytes.
-    pub(super) fn conflicts(&self, other: &State, granule: u64) -> bool {
+    /// Whether the two must not be carried out at the same time, because one writes what the other uses, or because the engine is
+    /// serial. Device addresses count in whole granules.
+    pub(super) fn conflicts(&self, other: &State, limits: &Limits) -> bool {
         let pairs = self.request.elements.iter().flat_map(|a| other.request.elements.iter().map(move |b| (a, b)));
-        pairs.into_iter().any(|(a, b)| conflict(a, b, granule))
+        pairs.into_iter().any(|(a, b)| conflict(a, b, limits))
     }
 }
 
@@ -373,9 +375,12 @@ fn uses(op: &Op, granule: u64) -> Use {
     Use { device_read, device_write, memory_read, memory_write }
 }
 
-fn conflict(a: &Op, b: &Op, granule: u64) -> bool {
+fn conflict(a: &Op, b: &Op, limits: &Limits) -> bool {
+    if limits.serial && discriminant(a) == discriminant(b) {
+        return true;
+    }
     let overlap = |x: &Range<u64>, y: &Range<u64>| x.start < y.end && y.start < x.end;
-    let (a, b) = (uses(a, granule), uses(b, granule));
+    let (a, b) = (uses(a, limits.granule), uses(b, limits.granule));
     let device = overlap(&a.device_write, &b.device_write)
         || overlap(&a.device_write, &b.device_read)
         || overlap(&a.device_read, &b.device_write);

@@ -14,7 +14,7 @@ use crate::engine::ManualClock;
 use crate::error::{Error, Result};
 use crate::sync::{can_spin, lock, Mutex, MutexGuard};
 use crate::sys;
-use crate::transfer::Status;
+use crate::transfer::{Op, Status};
 
 pub(crate) use open::enter;
 pub use open::progress_all;
@@ -98,13 +98,17 @@ impl Shared {
     pub fn submit(&self, request: Request, kick: bool) -> Result<Arc<Ticket>> {
         let len = request.elements.iter().map(|op| op.len() as usize).sum();
         let count = request.elements.len();
+        let address = match &request.elements[..] {
+            [Op::Read { offset, .. } | Op::Write { offset, .. }] => Some(*offset),
+            _ => None,
+        };
         let mut state = self.lock()?;
         if state.open()?.room() < count {
             state.spin()?;
         }
         let channel = state.open()?;
         let id = channel.enqueue(request)?;
-        let ticket = state.table.add(id, len);
+        let ticket = state.table.add(id, len, address);
         if kick {
             state.open()?.kick();
             state.spin()?;

@@ -17,6 +17,7 @@ use crate::transfer::Status;
 pub struct Ticket {
     id: u64,
     len: usize,
+    address: Option<u64>,
     outcome: OnceLock<Outcome>,
 }
 
@@ -29,6 +30,11 @@ impl Ticket {
     /// Bytes that were asked for.
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// The device address of its first byte, where it has one element that reads or writes.
+    pub fn address(&self) -> Option<u64> {
+        self.address
     }
 
     /// Whether nothing was asked for.
@@ -96,8 +102,8 @@ impl Table {
     }
 
     /// A ticket for a request that was taken.
-    pub(super) fn add(&mut self, id: u64, len: usize) -> Arc<Ticket> {
-        let ticket = Arc::new(Ticket { id, len, outcome: OnceLock::new() });
+    pub(super) fn add(&mut self, id: u64, len: usize, address: Option<u64>) -> Arc<Ticket> {
+        let ticket = Arc::new(Ticket { id, len, address, outcome: OnceLock::new() });
         self.tickets.insert(id, Arc::clone(&ticket));
         ticket
     }

@@ -313,6 +313,31 @@ fn quiesce_gives_up_what_was_not_begun() {
 }
 
 #[test]
+fn a_serial_engine_gets_one_read_and_one_write_at_a_time_in_order() {
+    let limits = Limits { serial: true, ..BYTEWISE };
+    // Of what it has at a time, the engine carries out any first.
+    let fake = Fake::new(numbered(1000), limits, vec![1, 1, 4, 7], None);
+    let memory = region(1000, 0);
+    let part = |at: usize| Span::new(&memory, at, 10).unwrap();
+    let mut channel = Channel::of_device(fake.clone(), 0, 32).unwrap();
+    let list = (0..4).map(|n| Op::Read { offset: 100 * n, span: part(10 * n as usize) }).collect();
+    let mut reads = vec![channel.submit(Request::list(list)).unwrap()];
+    reads.extend((4..8).map(|n| channel.submit(request(Direction::FromDevice, 0, &memory, 10 * n, 10)).unwrap()));
+    let writes: Vec<u64> = (0..5)
+        .map(|n| {
+            channel.submit(request(Direction::ToDevice, 500 + 20 * n, &memory, 500 + 20 * n as usize, 10)).unwrap()
+        })
+        .collect();
+    let mut ended = Vec::new();
+    while ended.len() < reads.len() + writes.len() {
+        ended.push(complete(&mut channel).id);
+    }
+    let order = |of: &[u64]| ended.iter().copied().filter(|id| of.contains(id)).collect::<Vec<_>>();
+    assert_eq!((order(&reads), order(&writes)), (reads.clone(), writes.clone()));
+    assert_eq!(fake.device().longest, 2, "one of each at a time");
+}
+
+#[test]
 fn requests_past_the_largest_offset_are_refused() {
     let fake = Fake::new(vec![], BYTEWISE, vec![], None);
     let mut channel = Channel::new(fake, 1).unwrap();

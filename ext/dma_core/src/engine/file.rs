@@ -1,6 +1,7 @@
 //! Files as engines: the device address is the offset in the file.
 
 mod alignment;
+mod character;
 pub mod threads;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,7 +15,8 @@ use super::{Limits, Stats};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::sys;
-use crate::transfer::{Completion, Op, Path, Status};
+use crate::transfer::{Completion, Direction, Op, Path, Status};
+use character::Sides;
 
 /// The length of one operation where nobody asks for another: large enough to amortise it, small enough for several of them to
 /// overlap and for an interrupt to be answered soon.
@@ -39,13 +41,19 @@ pub enum Direct {
 /// What meets the alignment goes direct. The partial blocks at the edges of a write go through the page cache: there the kernel
 /// merges them under its own locks, so that neither the file's length nor a neighbour's bytes are ever wrong in between, which
 /// a read-modify-write from here, followed by a truncate, could not promise to other processes or after a crash.
+///
+/// A character device has no page cache, and one descriptor; its driver gets every request as it is.
 #[derive(Debug)]
 pub struct Handle {
+    /// Of a character device the one descriptor; of a pair of them that which is written.
     buffered: OwnedFd,
     direct: Option<OwnedFd>,
     limits: Limits,
     required: bool,
-    is_device: bool,
+    /// `S_IFMT` of its mode.
+    file_type: u32,
+    /// Of a character device that was opened as a device.
+    sides: Option<Sides>,
     /// Edges of writes exclude direct writes: block devices have no lock of their own for the two in one page.
     edges: RwLock<()>,
     stats: Arc<Stats>,
@@ -56,22 +64,24 @@ impl Handle {
     /// Opens `path` with the flags of open(2); `perm` is the mode of a file that is created.
     ///
     /// # Errors
-    /// [`Error::Os`] where open(2) refuses; [`Error::Unsupported`] for what is neither file nor block device, and with
-    /// [`Direct::Always`] where the file system has no direct I/O.
+    /// [`Error::Os`] where open(2) refuses; [`Error::Unsupported`] for what is neither file nor device, for a character device without
+    /// addresses, and with [`Direct::Always`] where the file system has no direct I/O.
     pub fn open(path: &FilePath, flags: i32, perm: u32, direct: Direct) -> Result<Handle> {
         let shown = path.display();
         let context = |errno| Error::os(errno, format!("cannot open {shown}"));
         // Without O_NONBLOCK, opening a FIFO would wait for its other end.
         let buffered = sys::open(path, flags | libc::O_NONBLOCK, perm).map_err(context)?;
         let stat = sys::stat(buffered.as_fd()).map_err(context)?;
-        match stat.mode & libc::S_IFMT {
-            libc::S_IFREG | libc::S_IFBLK => {}
+        let file_type = stat.mode & libc::S_IFMT;
+        match file_type {
+            libc::S_IFREG | libc::S_IFBLK | libc::S_IFCHR => {}
             libc::S_IFDIR => return Err(context(Errno::EISDIR)),
-            _ => return Err(Error::Unsupported(format!("{shown} is neither a regular file nor a block device"))),
+            _ => return Err(Error::Unsupported(format!("{shown} is neither a regular file nor a device"))),
         }
         nix::fcntl::fcntl(&buffered, nix::fcntl::F_SETFL(nix::fcntl::OFlag::empty())).map_err(context)?;
         let stats = Arc::new(Stats::default());
         let (direct_fd, limits) = match direct {
+            _ if file_type == libc::S_IFCHR => (None, character::limits(path, buffered.as_fd(), direct)?),
             Direct::Never => (None, BUFFERED),
             _ => match alignment::open_direct(path, flags, stat) {
                 Ok((fd, limits)) => (Some(fd), limits),
@@ -91,11 +101,38 @@ impl Handle {
             direct: direct_fd,
             limits,
             required: direct == Direct::Always,
-            is_device: stat.mode & libc::S_IFMT == libc::S_IFBLK,
+            file_type,
+            sides: None,
             edges: RwLock::new(()),
             stats,
             generation: sys::fork_generation(),
         })
+    }
+
+    /// Opens what is at `path` as a device: for reading only where it may not be written to, and a character device for all that
+    /// it can do.
+    ///
+    /// # Errors
+    /// See [`Handle::open`].
+    pub fn of_device(path: &FilePath, direct: Direct) -> Result<Handle> {
+        if sys::is_character_device(path) == Ok(true) {
+            return character::open(path, direct);
+        }
+        Ok(Handle::open_allowed(path, &[libc::O_RDWR, libc::O_RDONLY], direct)?.0)
+    }
+
+    /// Opens `path` with the first of these flags that its permissions allow, and says which.
+    fn open_allowed(path: &FilePath, choices: &[i32], direct: Direct) -> Result<(Handle, i32)> {
+        let mut refused = None;
+        for flags in choices {
+            match Handle::open(path, *flags, 0, direct) {
+                Err(error @ Error::Os { errno: Errno::EACCES | Errno::EROFS | Errno::EPERM, .. }) => {
+                    refused.get_or_insert(error);
+                }
+                opened => return opened.map(|handle| (handle, *flags)),
+            }
+        }
+        Err(refused.expect("there is a choice"))
     }
 
     /// What operations must look like to go direct; all ones where there is no direct descriptor.
@@ -110,17 +147,28 @@ impl Handle {
 
     /// Whether aligned operations go past the page cache.
     pub fn is_direct(&self) -> bool {
-        self.direct.is_some()
+        self.direct.is_some() || self.is_character()
     }
 
-    /// The descriptor through the page cache.
+    /// Whether it is a character device.
+    pub fn is_character(&self) -> bool {
+        self.file_type == libc::S_IFCHR
+    }
+
+    /// The direction that it has not, and why.
+    pub fn missing(&self) -> Option<(Direction, &str)> {
+        let (direction, why) = self.sides.as_ref()?.missing.as_ref()?;
+        Some((*direction, why))
+    }
+
+    /// The descriptor through the page cache; of a character device its only one.
     pub fn descriptor(&self) -> BorrowedFd<'_> {
         self.buffered.as_fd()
     }
 
-    /// The size in bytes now.
+    /// The size in bytes now; 0 of a character device, which does not say it.
     pub fn size(&self) -> Result<u64, Errno> {
-        if self.is_device {
+        if self.file_type == libc::S_IFBLK {
             sys::device_size(self.buffered.as_fd())
         } else {
             Ok(sys::stat(self.buffered.as_fd())?.size)
@@ -154,6 +202,11 @@ impl Handle {
     fn read(&self, offset: u64, span: &Span) -> (Path, Result<usize, Errno>, bool) {
         // SAFETY: the span's memory is valid and kept by it, and nobody makes references to it.
         let read = |fd: BorrowedFd<'_>| unsafe { sys::pread(fd, span.address(), span.len(), offset) };
+        if let Some(sides) = &self.sides {
+            let result = read(sides.reads.as_ref().unwrap_or(&self.buffered).as_fd());
+            // A packet, or the device's end: asked for the rest, the driver would wait for the next packet.
+            return (Path::Direct, result, result.is_ok_and(|n| n < span.len()));
+        }
         let (path, result) = self.attempt(offset, span, || !self.required, read);
         let eof = result.is_ok_and(|n| n < span.len() && self.ends_at(offset, n));
         (path, result, eof)
@@ -193,7 +246,7 @@ impl Handle {
                 result => return (Path::Direct, result),
             }
         }
-        (Path::Buffered, call(self.buffered.as_fd()))
+        (if self.is_character() { Path::Direct } else { Path::Buffered }, call(self.buffered.as_fd()))
     }
 
     fn fitting(&self, offset: u64, span: &Span) -> Option<BorrowedFd<'_>> {

@@ -8,6 +8,7 @@ use crate::channel::{Channel, Outcome, Request};
 use crate::engine::file::OPERATION;
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Pool, Region, Span};
+use crate::sys;
 use crate::transfer::Op;
 
 /// A channel, and memory that was used on it before.
@@ -131,8 +132,8 @@ impl Stream {
         let end = offset.saturating_add(length).min(i64::MAX as u64);
         let granule = file.limits().granule;
         // A file that gives no size is read in chunks of at most one operation; no chunk is larger than all there is.
-        let known =
-            if size > 0 { size.min(end).saturating_sub(offset).max(1) } else { length.clamp(1, OPERATION as u64) };
+        let operation = if whole { sys::MAX_RW } else { OPERATION } as u64;
+        let known = if size > 0 { size.min(end).saturating_sub(offset).max(1) } else { length.clamp(1, operation) };
         let chunk = chunk.min(known.next_multiple_of(granule).min(length.max(1)) as usize);
         let ahead = depth.min(known.div_ceil(chunk as u64) as usize);
         let aligned = offset % granule == 0 && chunk as u64 % granule == 0;

@@ -13,7 +13,7 @@ use super::Handle;
 use crate::engine::{Engine, Limits, Manner, Queue, Rejected, Stats};
 use crate::error::{Error, Result};
 use crate::sys::{self, PerProcess};
-use crate::transfer::{Completion, Op, Status};
+use crate::transfer::{Completion, Direction, Op, Status};
 
 /// The most worker threads of the process that carry out what somebody waits for; more operations wait their turn. Threads
 /// that a broken disk holds, with operations that were given up, come on top.
@@ -41,6 +41,14 @@ impl Engine for Threads {
 
     fn stats(&self) -> Arc<Stats> {
         self.handle.stats()
+    }
+
+    fn prepare(&self, op: &Op) -> Result<()> {
+        match (self.handle.missing(), op) {
+            (Some((Direction::FromDevice, why)), Op::Read { .. })
+            | (Some((Direction::ToDevice, why)), Op::Write { .. }) => Err(Error::Unsupported(why.to_owned())),
+            _ => Ok(()),
+        }
     }
 
     /// Every queue is a channel of its own, whatever its number.

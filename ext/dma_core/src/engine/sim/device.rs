@@ -212,6 +212,7 @@ impl Engine for Device {
             max_segments,
             size: memory,
             ordered: true,
+            serial: false,
             copies: true,
             max_copy: u64::from(u32::MAX),
             flushes: false,
