@@ -304,6 +304,14 @@ impl Nvme {
         (rig.effort, rig.aborts) = (Effort::OneIn(5), true);
         rig
     }
+
+    /// Namespaces that fail are there once.
+    fn first_only(&self) -> Result<(), Skip> {
+        match self.namespace {
+            1 => Ok(()),
+            _ => Err(Skip::Lacking("a device that fails: those of the same disk have blocks of 512 bytes")),
+        }
+    }
 }
 
 impl Bench for Nvme {
@@ -318,10 +326,12 @@ impl Bench for Nvme {
     }
 
     fn open_broken(&self, block: usize) -> Result<Rig, Skip> {
+        self.first_only()?;
         Ok(Nvme::open_namespace(UNREADABLE + block as u32))
     }
 
     fn open_hanging(&self, _block: usize) -> Result<Rig, Skip> {
+        self.first_only()?;
         Ok(Nvme::open_namespace(SLOW))
     }
 }

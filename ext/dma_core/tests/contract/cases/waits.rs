@@ -44,7 +44,8 @@ fn check_given_up(rig: Rig, ticket: &Arc<Ticket>, target: &Arc<Region>, why: Sta
     let ended = ticket.outcome();
     if rig.aborts {
         assert_eq!(ended.map(|outcome| (outcome.status, outcome.bytes)), Some((why, 0)));
-        assert!(is_untouched(target));
+        // A device that is stopped may have written already what it did not come to report.
+        assert!(is_untouched(target) || rig.sim.is_none());
     } else {
         assert_eq!(ended, None, "the kernel still has the memory");
         assert!(target.in_flight() > 0);
@@ -233,10 +234,9 @@ pub fn a_closed_channel_that_hangs_counts_what_it_gave_up(bench: &dyn Bench) -> 
 pub fn reset_under_load(bench: &dyn Bench) -> Verdict {
     let rig = bench.open();
     let (channel, threads) = (rig.channel(), rig.burst(3));
-    let left = AtomicUsize::new(threads);
     thread::scope(|scope| {
-        for seed in 0..threads as u64 {
-            let (rig, channel, left) = (&rig, &channel, &left);
+        let work = |seed| {
+            let (rig, channel) = (&rig, &channel);
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(seed);
                 for _ in 0..rig.rounds(200) {
@@ -249,10 +249,10 @@ pub fn reset_under_load(bench: &dyn Bench) -> Verdict {
                     assert!(matches!(status, Status::Complete | Status::Aborted), "{status:?}");
                     assert_eq!(target.in_flight(), 0);
                 }
-                left.fetch_sub(1, SeqCst);
-            });
-        }
-        while left.load(SeqCst) > 0 {
+            })
+        };
+        let workers: Vec<_> = (0..threads as u64).map(work).collect();
+        while !workers.iter().all(|worker| worker.is_finished()) {
             assert_eq!(rig.device.reset(GRACE), Ok(true));
             thread::yield_now();
         }

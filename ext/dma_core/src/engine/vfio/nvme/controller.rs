@@ -52,6 +52,9 @@ pub(super) mod opcode {
 /// The feature that says how many I/O queues there are.
 const NUMBER_OF_QUEUES: u32 = 0x07;
 
+/// How operations end that a controller has no answer to any more: an internal error.
+pub(super) const FAILED: Status = Status::DeviceError { code: 0x006 };
+
 const ADMIN_ENTRIES: u16 = 32;
 /// How long an admin command may take.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -67,6 +70,8 @@ pub(super) struct Controller {
     admin: Mutex<Admin>,
     /// How often it was reset. What was created before that is not there any more.
     epoch: AtomicU32,
+    /// How often that was because it had failed.
+    failures: AtomicU32,
     /// Why it is of no use any more.
     failure: Mutex<Option<Status>>,
     ready_within: Duration,
@@ -103,6 +108,7 @@ impl Controller {
             registers,
             admin: Mutex::new(Admin { rings: admin, next: 0, in_flight: 0 }),
             epoch: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
             failure: Mutex::new(None),
             // In units of 500 ms; a controller that says 0 means that it has not thought of it.
             ready_within: Duration::from_millis(500) * (capabilities >> 24 & 0xff).max(2) as u32,
@@ -121,7 +127,7 @@ impl Controller {
     pub(super) fn illness(&self) -> Option<Status> {
         match self.status() {
             GONE => Some(Status::LinkDown),
-            status if status & FATAL != 0 => Some(Status::DeviceError { code: 0x006 }),
+            status if status & FATAL != 0 => Some(FAILED),
             _ => None,
         }
     }
@@ -134,6 +140,11 @@ impl Controller {
     /// How often it was reset.
     pub(super) fn epoch(&self) -> u32 {
         self.epoch.load(SeqCst)
+    }
+
+    /// How often it failed and was reset for it.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures.load(SeqCst)
     }
 
     fn await_status(&self, mask: u32, wanted: u32, patience: Duration) -> bool {
@@ -189,10 +200,12 @@ impl Controller {
         if self.epoch() != since {
             return Ok(());
         }
-        let gone = self.status() == GONE;
+        let illness = self.illness();
+        if illness.is_some() {
+            self.failures.fetch_add(1, SeqCst);
+        }
         let started = self.start(&mut admin).and_then(|()| self.ask_for_queues(&mut admin, queues));
-        let failure =
-            started.as_ref().err().map(|_| if gone { Status::LinkDown } else { Status::DeviceError { code: 0x006 } });
+        let failure = started.as_ref().err().map(|_| illness.unwrap_or(FAILED));
         *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = failure;
         self.epoch.fetch_add(1, SeqCst);
         drop(admin);
@@ -213,12 +226,14 @@ impl Controller {
         Ok(wanted.min((given & 0xffff) as u16).min((given >> 16) as u16).saturating_add(1).min(wanted))
     }
 
-    /// Carries an admin command out, and returns its result.
+    /// Carries admin commands out one behind the other, and returns in which of the controller's lives that was.
     ///
     /// # Errors
-    /// [`Error::Os`] (EIO) where the controller refuses, with its status; [`Error::TimedOut`] where it does not answer.
-    pub(super) fn command(&self, command: Command) -> Result<u32> {
-        self.command_with(&mut self.admin(), command)
+    /// [`Error::Os`] (EIO) where the controller refuses one, with its status; [`Error::TimedOut`] where it does not answer.
+    pub(super) fn commands(&self, commands: &[Command]) -> (u32, Result<()>) {
+        let mut admin = self.admin();
+        let done = commands.iter().try_for_each(|command| self.command_with(&mut admin, *command).map(drop));
+        (self.epoch(), done)
     }
 
     fn command_with(&self, admin: &mut Admin, command: Command) -> Result<u32> {
@@ -262,7 +277,7 @@ impl Controller {
         let mut command = Command::default();
         (command[0], command[1], command[10]) = (opcode::IDENTIFY, namespace, kind);
         set_address(&mut command, memory.address(0));
-        self.command(command)?;
+        self.commands(&[command]).1?;
         Ok(memory)
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::super::interrupts::Vector;
 use super::super::space::Pinned;
 use super::super::Interrupt;
-use super::controller::{opcode, set_address};
+use super::controller::{opcode, set_address, FAILED};
 use super::rings::{Command, DmaMemory, Rings};
 use super::status::status_of;
 use super::{Nvme, PAGE};
@@ -25,7 +25,7 @@ const READ: u32 = 0x02;
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// How often the controller's health is looked at while nothing ends.
 const HEALTH: Duration = Duration::from_millis(100);
-/// How often a command is tried that a reset stopped.
+/// How many failures of the controller a command may live through: it may be what it fails at.
 const ATTEMPTS: u32 = 2;
 
 /// See the [module](self).
@@ -44,6 +44,8 @@ pub(super) struct NvmeQueue {
     /// Of which of its controller's lives the pair is, and whether it was made in that.
     epoch: u32,
     is_there: bool,
+    /// How often the controller had failed by then.
+    failures: u32,
     looked: Instant,
 }
 
@@ -72,6 +74,7 @@ impl NvmeQueue {
             ended: Vec::new(),
             epoch: controller.epoch(),
             is_there: false,
+            failures: controller.failures(),
             looked: Instant::now(),
             nvme: Arc::clone(nvme),
             index,
@@ -86,31 +89,34 @@ impl NvmeQueue {
 
     /// Has the controller make the pair, in the memory that is there.
     fn create(&mut self) -> Result<()> {
-        self.is_there = false;
         self.rings.restart();
         let (id, size) = (u32::from(self.id()), u32::from(self.rings.entries) - 1);
         let vector = self.nvme.vector_of(self.index) as u32;
-        let mut command = Command::default();
-        // Contiguous, with interrupts.
-        (command[0], command[10], command[11]) =
-            (opcode::CREATE_COMPLETION_QUEUE, size << 16 | id, vector << 16 | 0b11);
-        set_address(&mut command, self.rings.completion.address(0));
-        self.nvme.controller.command(command)?;
-        (command[0], command[11]) = (opcode::CREATE_SUBMISSION_QUEUE, id << 16 | 0b01);
-        set_address(&mut command, self.rings.submission.address(0));
-        self.nvme.controller.command(command)?;
-        self.is_there = true;
-        Ok(())
+        let command = |opcode, flags, address| {
+            let mut command = Command::default();
+            (command[0], command[10], command[11]) = (opcode, size << 16 | id, flags);
+            set_address(&mut command, address);
+            command
+        };
+        // Contiguous, the one with interrupts, the other with its completions in the first.
+        let (completion, submission) = (self.rings.completion.address(0), self.rings.submission.address(0));
+        let (epoch, done) = self.nvme.controller.commands(&[
+            command(opcode::CREATE_COMPLETION_QUEUE, vector << 16 | 0b11, completion),
+            command(opcode::CREATE_SUBMISSION_QUEUE, id << 16 | 0b01, submission),
+        ]);
+        (self.epoch, self.is_there) = (epoch, done.is_ok());
+        done
     }
 
     /// Has the controller forget the pair; nothing of it is in flight.
     fn delete(&self) -> Result<()> {
-        let mut command = Command::default();
-        for opcode in [opcode::DELETE_SUBMISSION_QUEUE, opcode::DELETE_COMPLETION_QUEUE] {
+        let command = |opcode| {
+            let mut command = Command::default();
             (command[0], command[10]) = (opcode, self.id().into());
-            self.nvme.controller.command(command)?;
-        }
-        Ok(())
+            command
+        };
+        let commands = [opcode::DELETE_SUBMISSION_QUEUE, opcode::DELETE_COMPLETION_QUEUE].map(command);
+        self.nvme.controller.commands(&commands).1
     }
 
     /// The command for an operation (NVM Command Set, 3.2.4 and 3.2.6), and what keeps its memory mapped.
@@ -186,19 +192,25 @@ impl NvmeQueue {
 
     /// After a reset of the controller: makes the pair again, and tries again what was in flight and is still wanted.
     fn renew(&mut self) {
-        self.epoch = self.nvme.controller.epoch();
+        let failed = u32::from(self.failures != self.nvme.controller.failures());
+        self.failures = self.nvme.controller.failures();
+        // Should it be reset meanwhile, that is seen next time.
+        let epoch = self.nvme.controller.epoch();
         let failure = match self.nvme.controller.failure() {
-            Some(failure) => Some(failure),
-            None => self.create().err().map(|_| Status::DeviceError { code: 0x006 }),
+            Some(failure) => {
+                (self.epoch, self.is_there) = (epoch, false);
+                Some(failure)
+            }
+            None => self.create().err().map(|_| FAILED),
         };
         for tag in 0..self.slots.len() as u16 {
             let Some(slot) = &mut self.slots[usize::from(tag)] else { continue };
-            slot.attempts += 1;
+            slot.attempts += failed;
             let (cancelled, tried) = (slot.cancelled.is_some(), slot.attempts >= ATTEMPTS);
             match failure {
                 _ if cancelled => self.end(tag, Status::Aborted),
                 Some(failure) => self.end(tag, failure),
-                None if tried => self.end(tag, Status::DeviceError { code: 0x006 }),
+                None if tried => self.end(tag, FAILED),
                 None => self.rings.put(&slot.command),
             }
         }
@@ -234,6 +246,7 @@ impl Queue for NvmeQueue {
         match self.nvme.controller.failure() {
             Some(failure) => self.end(tag as u16, failure),
             None if self.nvme.controller.function.is_leaving() => self.end(tag as u16, Status::LinkDown),
+            None if !self.is_there => self.end(tag as u16, FAILED),
             None => self.rings.put(&command),
         }
         Ok(())
