@@ -39,13 +39,14 @@ namespace :guest do
     in_guest { |guest| exit guest.shell }
   end
 
-  desc "Run spec/guest and the core's contract in the guest, with every IOMMU or the one that IOMMU names"
+  desc "Run the laboratory's specs, and in the guest spec/guest and the core's contract: every IOMMU, or IOMMU=intel"
   task spec: %i[lab compile] do
     if !Lab::Packages.possible? && ENV["CI"] != "true"
       puts "skipped: the guest's programs come from Debian packages, and here is no apt-get to fetch them"
       next
     end
     command = ["#{RbConfig.ruby} -S rspec spec/guest/*_spec.rb", guest_contract].compact.join(" && ")
+    ruby_program "rspec", *FileList["spec/guest/lab/*_spec.rb"]
     iommus = ENV["IOMMU"] ? [ENV["IOMMU"]] : Lab::Machine::IOMMUS.keys
     iommus.each do |iommu|
       puts "spec/guest with IOMMU=#{iommu}"

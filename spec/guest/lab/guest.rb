@@ -10,7 +10,7 @@ module Lab
   class Guest
     ROOT = File.expand_path("../../..", __dir__)
     # Seconds after which a guest is taken to hang.
-    LIMIT = 900
+    LIMIT = 600
 
     # `iommu` is one of Machine::IOMMUS. The folder `share` is /vm in the guest, and the way out for files.
     def initialize(iommu, share: File.join(ROOT, "tmp/guest", iommu), limit: LIMIT)
@@ -70,7 +70,7 @@ module Lab
       text = File.read(File.join(folder, "status"))
       text.match?(/\A\d+\n\z/) ? text.to_i : raise(Error, "the guest ended without a status of its command")
     rescue Error => e
-      console = File.readlines(File.join(folder, "console.log")).last(30).join
+      console = File.readlines(File.join(folder, "console.log")).last(60).join
       raise Error, "#{e.message}; the end of its console:\n#{console}"
     end
 

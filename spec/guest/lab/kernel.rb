@@ -17,12 +17,11 @@ module Lab
       File.binwrite(path, decompress(payload[0...-4], programs))
     end
 
+    # An ELF file, packed or not.
     def self.decompress(bytes, programs)
       name, *options = UNPACKERS.find { |magic,| bytes.start_with?(magic) }&.last
-      name or return bytes
-
-      output, status = Open3.capture2(File.join(programs, name), *options, stdin_data: bytes, binmode: true)
-      status.success? ? output : raise(Error, "#{name} cannot unpack the kernel or a module of it (#{status})")
+      bytes, = Open3.capture2(File.join(programs, name), *options, stdin_data: bytes, binmode: true) if name
+      bytes.start_with?("\x7FELF".b) ? bytes : raise(Error, "the kernel or a module of it is packed in an unknown way")
     end
 
     attr_reader :image
