@@ -9,6 +9,7 @@ end
 require_relative "lab/packages"
 require_relative "lab/kernel"
 require_relative "lab/initramfs"
+require_relative "lab/hole"
 require_relative "lab/disks"
 require_relative "lab/machine"
 require_relative "lab/guest"

@@ -39,7 +39,7 @@ RSpec.describe "An NVMe disk" do
 
   it "is written here and read by the kernel's own driver, and the other way round" do
     digest = ->(buffer) { Digest::MD5.hexdigest(buffer.get_string) }
-    ours = DMA::Buffer.new(64 << 20, lock: false).set_string(sample(64 << 20))
+    ours = DMA::Buffer.new(64 << 20, lock: false).tap { |buffer| buffer.set_string(sample(64 << 20)) }
     theirs = DMA::Buffer.new(64 << 20, lock: false)
     DMA::Device.open(address) do |device|
       device.write_dma(ours).wait
@@ -176,8 +176,8 @@ RSpec.describe "An NVMe disk" do
       end
     RUBY
     expect(unprivileged(code, memlock: 8 << 20)).to eq "as nobody\nDMA::LockLimitError\nas nobody\n"
-    small = "begin; DMA::Device.open(#{address.inspect}).read_dma(1 << 20); rescue DMA::LockLimitError => e; puts e.message; end"
-    expect(unprivileged(small)).to match(/cannot lock \d+ bytes: \d+ bytes are locked already and RLIMIT_MEMLOCK is 65536/)
+    small = "begin; DMA::Device.open(#{address.inspect}).channel; rescue DMA::LockLimitError => e; puts e.message; end"
+    expect(unprivileged(small)).to match(/cannot lock \d+ bytes: \d+ bytes are locked already and .* is 65536/)
   end
 
   it "frees everything when it is killed, for the next who opens it" do

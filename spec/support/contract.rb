@@ -13,7 +13,7 @@ RSpec.shared_examples "a DMA engine" do |faults: false, effort: :full|
   let(:capabilities) { device.capabilities }
   let(:grain) { capabilities[:strict] ? capabilities[:alignment] : 1 }
   # The first bytes of the device, which the examples use.
-  let(:space) { [1 << 16, capabilities[:size]].min }
+  let(:space) { [1 << 16, capabilities[:size] || (1 << 20)].min }
   # How many elements of a list the engine takes.
   let(:pieces) { [effort == :few ? 2 : 5, capabilities[:max_segments] || 5].min }
   # Transfers of a burst.
@@ -255,7 +255,7 @@ RSpec.shared_examples "a DMA engine" do |faults: false, effort: :full|
   end
 
   it "ends everything when it is closed with transfers in flight, and lets go of their memory" do
-    buffers = Array.new(burst) { DMA::Buffer.new([fit(200_000), capabilities[:size]].min, lock: false) }
+    buffers = Array.new(burst) { DMA::Buffer.new([fit(200_000), *capabilities[:size]].min, lock: false) }
     transfers = buffers.map { |buffer| channel.submit(source: buffer, destination: 0) }
     transfers += [channel.enqueue(source: buffers[0], destination: 0)] if channel.room.positive?
     expect(close_device).to be_nil

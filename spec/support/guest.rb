@@ -18,7 +18,6 @@ module Support
         raise "spec/guest is for the laboratory's guest: run `rake guest:spec`" unless ENV["DMA_GUEST"]
       end
       group.after { release if @held }
-      group.after { @drivers&.each { |address, name| rebind(address, name) } }
     end
 
     # The folder of a PCI function in sysfs.
@@ -37,14 +36,14 @@ module Support
       Integer(File.basename(File.readlink(File.join(pci(address), "iommu_group"))))
     end
 
-    # Gives the function to a driver (nil: to none) for the rest of the example.
+    # Gives the function to a driver, or to none (nil). It stays there: whoever needs another says so.
     def bind(address, name)
-      (@drivers ||= {})[address] = driver(address) unless @drivers&.key?(address)
-      rebind(address, name)
+      rebind(address, name) unless driver(address) == name
     end
 
-    # The path of a namespace of a controller that the kernel's nvme driver has.
+    # The path of a namespace of a controller, which the kernel's nvme driver is given for it.
     def namespace(address, number)
+      bind(address, "nvme")
       eventually("namespace #{number} of #{address}") do
         ids = Dir.glob(File.join(pci(address), "nvme/nvme*/nvme*n*/nsid"))
         found = ids.find { |path| Integer(File.read(path)) == number }

@@ -20,8 +20,9 @@ module Lab
     # QEMU's arguments. A namespace of the first controller, and the node it is on, are named as its number: ns1, ns2...
     def arguments
       FileUtils.mkdir_p(@folder)
-      [*controller("nvme0", "07.0"), *plain, *failing,
-       *controller("nvme1", "09.0"), *namespace("nvme1", 1, ext4, "ext4")]
+      [*controller("nvme0", "07.0"), *plain, *failing, *slow,
+       *controller("nvme1", "09.0"), *namespace("nvme1", 1, ext4, "ext4"),
+       *namespace("nvme1", 2, image("large", 4 * MIB), "large", block: 4096)]
     end
 
     # The path of the image with the file system.
@@ -58,6 +59,19 @@ module Lab
       end
     end
 
+    # How long, in nanoseconds, a block takes to be read that is in the place of the third of those that fail elsewhere:
+    # longer than a driver waits for an abort.
+    SLOW = 2_500_000_000
+
+    def slow
+      path = File.join(@folder, "slow.qcow2")
+      Hole.new(4 * MIB, (BAD_SECTOR + 16) * 512).write(path)
+      nothing = { "driver" => "null-aio", "size" => 4 * MIB, "latency-ns" => SLOW, "read-zeroes" => true }
+      node = { "driver" => "qcow2", "node-name" => "slow", "backing" => nothing,
+               "file" => { "driver" => "file", "filename" => path } }
+      ["-blockdev", JSON.generate(node), *device("nvme0", 11, "slow", 512)]
+    end
+
     # A rule matches requests that touch its one sector.
     def faults(type, sector, count)
       Array.new(count) do |index|
@@ -72,7 +86,11 @@ module Lab
       file["inject-error"] = faults if faults&.any? # an empty list is refused
       # blkdebug's events are raised by the format above it.
       ["-blockdev", JSON.generate("driver" => "raw", "node-name" => node, "file" => file),
-       "-device", "nvme-ns,id=#{node},drive=#{node},bus=#{controller},nsid=#{number}," \
+       *device(controller, number, node, block)]
+    end
+
+    def device(controller, number, node, block)
+      ["-device", "nvme-ns,id=#{node},drive=#{node},bus=#{controller},nsid=#{number}," \
                   "logical_block_size=#{block},physical_block_size=#{block}"]
     end
 

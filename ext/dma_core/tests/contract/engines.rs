@@ -10,11 +10,11 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use dma_core::device::Device;
 use dma_core::engine::file::Direct;
 use dma_core::engine::sim::{self, Clock, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger};
-use dma_core::engine::vfio::Options;
 use dma_core::transfer::Status;
 use dma_core::Errno;
 use tempfile::TempDir;
 
+use crate::guest;
 use crate::rig::{address, Effort, Rig};
 use crate::support::{region, whole};
 
@@ -262,89 +262,6 @@ fn host() -> Vec<Box<dyn Bench>> {
     ]
 }
 
-/// QEMU's educational device, in the laboratory of spec/guest.
-struct Edu;
-
-impl Bench for Edu {
-    fn name(&self) -> &'static str {
-        "edu"
-    }
-
-    fn open(&self) -> Rig {
-        let device = Device::open(Path::new("0000:00:06.0"), Direct::Auto).unwrap();
-        let mut rig = Rig::new(device, Status::Complete);
-        (rig.effort, rig.is_used) = (Effort::Few, true);
-        rig
-    }
-
-    fn open_broken(&self, _block: usize) -> Result<Rig, Skip> {
-        Err(NEVER_FAILS)
-    }
-
-    fn open_hanging(&self, _block: usize) -> Result<Rig, Skip> {
-        Err(NEVER_HANGS)
-    }
-}
-
-/// A namespace of the laboratory's NVMe disk. Others of the same controller cannot be read at one place, or take their time there.
-struct Nvme {
-    name: &'static str,
-    namespace: u32,
-}
-
-/// The first of the namespaces of which one block cannot be read, in the order of the blocks.
-const UNREADABLE: u32 = 3;
-/// The namespace of which block 2 takes longer than an abort.
-const SLOW: u32 = 11;
-
-impl Nvme {
-    fn open_namespace(namespace: u32) -> Rig {
-        let options = Options { namespace: Some(namespace), ..Options::default() };
-        let mut rig = Rig::new(Device::open_pci("0000:00:07.0", options).unwrap(), Status::MediumError);
-        (rig.effort, rig.aborts) = (Effort::OneIn(5), true);
-        rig
-    }
-
-    /// Namespaces that fail are there once.
-    fn first_only(&self) -> Result<(), Skip> {
-        match self.namespace {
-            1 => Ok(()),
-            _ => Err(Skip::Lacking("a device that fails: those of the same disk have blocks of 512 bytes")),
-        }
-    }
-}
-
-impl Bench for Nvme {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    fn open(&self) -> Rig {
-        let mut rig = Nvme::open_namespace(self.namespace);
-        rig.is_used = true;
-        rig
-    }
-
-    fn open_broken(&self, block: usize) -> Result<Rig, Skip> {
-        self.first_only()?;
-        Ok(Nvme::open_namespace(UNREADABLE + block as u32))
-    }
-
-    fn open_hanging(&self, _block: usize) -> Result<Rig, Skip> {
-        self.first_only()?;
-        Ok(Nvme::open_namespace(SLOW))
-    }
-}
-
-/// The engines of a guest with devices of its own, in the order of `guest_table.txt`.
-fn guest() -> Vec<Box<dyn Bench>> {
-    vec![
-        Box::new(Edu),
-        Box::new(Nvme { name: "nvme, blocks of 512 bytes", namespace: 1 }),
-        Box::new(Nvme { name: "nvme, blocks of 4096 bytes", namespace: 2 }),
-    ]
-}
-
 /// Whether this computer is such a guest.
 pub fn is_guest() -> bool {
     env::var_os("DMA_GUEST").is_some()
@@ -352,7 +269,9 @@ pub fn is_guest() -> bool {
 
 /// Every engine that the contract is to be run on.
 pub fn all() -> Vec<Box<dyn Bench>> {
-    let engines = if is_guest() { guest() } else { host() };
-    assert!(!engines.is_empty(), "DMA_GUEST is set, and there is no engine for a guest");
-    engines
+    if is_guest() {
+        guest::engines()
+    } else {
+        host()
+    }
 }

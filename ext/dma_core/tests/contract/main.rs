@@ -6,6 +6,7 @@
 
 mod cases;
 mod engines;
+mod guest;
 mod order;
 mod rig;
 #[path = "../support/mod.rs"]

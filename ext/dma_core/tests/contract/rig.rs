@@ -66,7 +66,10 @@ impl Rig {
     pub fn new(device: Arc<Device>, failure: Status) -> Rig {
         let effort = Effort::OneIn(1);
         let (aborts, is_used) = (false, false);
-        Rig { device, sim: None, failure, aborts, effort, is_used, server: None, directory: None, before: 0 }
+        let mut rig =
+            Rig { device, sim: None, failure, aborts, effort, is_used, server: None, directory: None, before: 0 };
+        rig.before = rig.operations();
+        rig
     }
 
     /// Leaves bytes on the device that no case expects, and does not count the operation.

@@ -37,7 +37,7 @@ mod config {
 const DRAIN: Duration = Duration::from_secs(1);
 
 /// How a function is opened.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
     /// Bits of a bus address that the device can say; `None`: what its driver knows, or 64.
     pub address_bits: Option<u32>,

@@ -103,10 +103,14 @@ fn devices(root: &Path) -> PathBuf {
 }
 
 fn list_in(root: &Path) -> Vec<Listed> {
-    let entries = fs::read_dir(devices(root)).into_iter().flatten().flatten();
-    let mut names: Vec<_> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    let mut names: Vec<_> = names_in(&devices(root)).collect();
     names.sort();
     names.iter().filter_map(|name| read(root, name)).collect()
+}
+
+fn names_in(directory: &Path) -> impl Iterator<Item = String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 fn link_name(path: &Path) -> Option<String> {
@@ -142,54 +146,61 @@ fn is_bridge(root: &Path, address: &str) -> bool {
     u32::from_str_radix(class.trim().trim_start_matches("0x"), 16).is_ok_and(|class| class >> 16 == BRIDGE)
 }
 
+/// The shell's line that gives a function to vfio-pci.
+fn bind(address: &str, driver: Option<&str>) -> String {
+    let unbind =
+        driver.map_or(String::new(), |_| format!("echo {address} > /sys/bus/pci/devices/{address}/driver/unbind; "));
+    format!(
+        "as root: echo vfio-pci > /sys/bus/pci/devices/{address}/driver_override; {unbind}\
+         echo {address} > /sys/bus/pci/drivers_probe"
+    )
+}
+
+/// The first thing that is in the way of driving a function.
 fn obstacle(root: &Path, function: &Listed) -> Option<Obstacle> {
     let address = &function.address;
     if function.class >> 16 == BRIDGE {
         return Some(Obstacle::new("it is a bridge, which is the kernel's", "drive what is behind it"));
     }
-    let Some(group) = function.group else {
-        let any = fs::read_dir(root.join("sys/class/iommu")).is_ok_and(|mut entries| entries.next().is_some());
-        return Some(match any {
-            true => Obstacle::new("it has no IOMMU group, for the IOMMU does not cover it", "use another slot"),
-            false => Obstacle::new(
-                "no IOMMU is in use",
-                "enable VT-d or AMD-Vi in the firmware, add intel_iommu=on to the kernel's command line, and boot anew",
-            ),
-        });
-    };
+    let any = fs::read_dir(root.join("sys/class/iommu")).is_ok_and(|mut entries| entries.next().is_some());
+    if function.group.is_none() && !any {
+        return Some(Obstacle::new(
+            "no IOMMU is in use",
+            "enable VT-d or AMD-Vi in the firmware, add intel_iommu=on to the kernel's command line, and boot anew",
+        ));
+    }
     if !root.join("sys/bus/pci/drivers/vfio-pci").exists() || !root.join("dev/vfio/vfio").exists() {
         return Some(Obstacle::new("the kernel's module vfio-pci is not loaded", "as root: modprobe vfio-pci"));
     }
-    let bind = |address: &str, driver: Option<&String>| {
-        let unbind = driver
-            .map_or(String::new(), |_| format!("echo {address} > /sys/bus/pci/devices/{address}/driver/unbind; "));
-        format!(
-            "as root: echo vfio-pci > /sys/bus/pci/devices/{address}/driver_override; {unbind}\
-             echo {address} > /sys/bus/pci/drivers_probe"
-        )
+    let driver = function.driver.as_deref();
+    if !driver.is_some_and(is_vfio) {
+        let bound = driver.map_or("no driver".to_owned(), |driver| format!("the kernel's driver {driver}"));
+        return Some(Obstacle::new(format!("it is bound to {bound}, not to vfio-pci"), bind(address, driver)));
+    }
+    // Some IOMMUs give a device its group only when a driver takes it.
+    let Some(group) = function.group else {
+        return Some(Obstacle::new("it has no IOMMU group, for the IOMMU does not cover it", "use another slot"));
     };
-    match &function.driver {
-        Some(driver) if is_vfio(driver) => {}
-        driver => {
-            let bound =
-                driver.as_ref().map_or("no driver".to_owned(), |driver| format!("the kernel's driver {driver}"));
-            return Some(Obstacle::new(
-                format!("it is bound to {bound}, not to vfio-pci"),
-                bind(address, driver.as_ref()),
-            ));
-        }
-    }
-    let others =
-        fs::read_dir(root.join(format!("sys/kernel/iommu_groups/{group}/devices"))).into_iter().flatten().flatten();
-    let mut others: Vec<_> = others.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    in_group(root, address, group).or_else(|| of_file(root, group))
+}
+
+/// A device of the same group that is not VFIO's.
+fn in_group(root: &Path, address: &str, group: u32) -> Option<Obstacle> {
+    let others = root.join(format!("sys/kernel/iommu_groups/{group}/devices"));
+    let mut others: Vec<_> = names_in(&others).filter(|other| other != address && !is_bridge(root, other)).collect();
     others.sort();
-    for other in others.iter().filter(|other| *other != address && !is_bridge(root, other)) {
-        let driver = link_name(&devices(root).join(other).join("driver"));
-        if let Some(driver) = driver.filter(|driver| !is_vfio(driver) && driver != "pci-stub") {
-            let missing = format!("{other} of the same IOMMU group {group} is bound to the kernel's driver {driver}");
-            return Some(Obstacle::new(missing, bind(other, Some(&driver))));
+    others.iter().find_map(|other| {
+        let driver = link_name(&devices(root).join(other).join("driver"))?;
+        if is_vfio(&driver) || driver == "pci-stub" {
+            return None;
         }
-    }
+        let missing = format!("{other} of the same IOMMU group {group} is bound to the kernel's driver {driver}");
+        Some(Obstacle::new(missing, bind(other, Some(&driver))))
+    })
+}
+
+/// A device file of the group that is not there, or not for this user.
+fn of_file(root: &Path, group: u32) -> Option<Obstacle> {
     let file = format!("{DIRECTORY}/{group}");
     let path = root.join(file.trim_start_matches('/'));
     match sys::may_open(&path) {
@@ -198,11 +209,11 @@ fn obstacle(root: &Path, function: &Listed) -> Option<Obstacle> {
             format!("{file} is missing, though the device is bound to vfio-pci"),
             "see to udev, or give /dev/vfio to the container that this runs in (--device)",
         )),
-        Err(_) => {
-            let (missing, remedy) =
-                (format!("{file} may not be opened by this user"), format!("as root: chown $USER {file}"));
-            Some(Obstacle { is_denied: true, ..Obstacle::new(missing, remedy) })
-        }
+        Err(_) => Some(Obstacle {
+            missing: format!("{file} may not be opened by this user"),
+            remedy: format!("as root: chown $USER {file}"),
+            is_denied: true,
+        }),
     }
 }
 

@@ -71,10 +71,13 @@ fn each_thing_in_the_way_is_named_with_the_line_that_mends_it() {
     computer.add(EDU, 0xff00, None, None);
     expect("no IOMMU is in use", "intel_iommu=on");
     fs::write(computer.path("sys/class/iommu/dmar0"), "").unwrap();
-    expect("does not cover it", "another slot");
+    expect("vfio-pci is not loaded", "modprobe vfio-pci");
     computer.add(EDU, 0xff00, Some("edu"), Some(3));
     expect("vfio-pci is not loaded", "modprobe vfio-pci");
     computer.load_vfio();
+    computer.add(EDU, 0xff00, Some("vfio-pci"), None);
+    expect("does not cover it", "another slot");
+    computer.add(EDU, 0xff00, Some("edu"), Some(3));
     expect("the kernel's driver edu", "echo 0000:00:06.0 > /sys/bus/pci/devices/0000:00:06.0/driver/unbind");
     computer.add(EDU, 0xff00, None, Some(3));
     expect("no driver", "driver_override; echo 0000:00:06.0 > /sys/bus/pci/drivers_probe");
