@@ -87,17 +87,21 @@ RSpec.describe "the laboratory" do
     expect(written).to eq (224...320).map { |sector| sector == 256 ? "\0".b * 512 : bytes.call(sector * 512) }.join
   end
 
-  it "holds a request on the last namespace until the monitor lets it go" do
-    path = namespace(Support::Guest::NVME, 10)
-    File.binwrite(path, sample(4096))
-    DMA::File.open(path, direct: true) do |file|
-      hold(:read)
-      reader = Thread.new { file.pread(4096, 0) }
-      eventually("request") { File.read("/sys/class/block/#{File.basename(path)}/inflight").to_i == 1 }
-      100.times { file.pread(512, 4096) } # which come later, and are over
-      expect(reader).to be_alive
-      release
-      expect(reader.value).to eq sample(4096)
+  { read: ->(file) { file.pread(4096, 0) }, write: ->(file) { file.pwrite("new" * 2048, 0) } }.each do |kind, request|
+    it "holds a #{kind} on the last namespace until it is released" do
+      path = namespace(Support::Guest::NVME, 10)
+      File.binwrite(path, sample(8192))
+      DMA::File.open(path, "r+", direct: true) do |file|
+        hold(kind)
+        thread = Thread.new { request.call(file) }
+        inflight = "/sys/class/block/#{File.basename(path)}/inflight"
+        eventually("request") { File.read(inflight).split.map(&:to_i).sum == 1 }
+        # These come later, and end.
+        100.times { kind == :read ? file.pread(512, 4096) : file.pwrite("\0" * 512, 8192) }
+        expect([thread.alive?, file.pread(512, 4096)]).to eq [true, sample(8192)[4096, 512]]
+        release
+        expect(thread.value).to eq({ read: sample(8192)[0, 4096], write: 6144 }.fetch(kind))
+      end
     end
   end
 end

@@ -29,7 +29,10 @@ module Lab
         pid = Process.spawn(*qemu, in: File::NULL, %i[out err] => log(folder), Machine::OUTPUT => writer)
         writer.close
         Timeout.timeout(@limit, Error, "the guest ran for more than #{@limit} s, and was ended") do
-          output.write(printed.readpartial(1 << 16)) until printed.eof?
+          until printed.eof?
+            output.write(printed.readpartial(1 << 16))
+            output.flush
+          end
         end
       ensure
         printed&.close

@@ -45,7 +45,7 @@ module Lab
     end
 
     def firmware
-      %w[usr/share/qemu usr/share/seabios usr/lib/ipxe/qemu].flat_map { |folder| ["-L", @packages.file(folder)] }
+      %w[usr/share/qemu usr/share/seabios].flat_map { |folder| ["-L", @packages.file(folder)] }
     end
 
     # The kernel's console goes to a file; the command's output and its exit status have ports of their own.
