@@ -43,13 +43,33 @@ RSpec.describe DMA::Device do
     end
 
     it "says what it cannot drive, and what is not there" do
-      expect { described_class.open("0000:01:00.0") }.to raise_error(DMA::UnsupportedError, /VFIO/)
+      expect { described_class.open("ffff:ff:1f.7") }.to raise_error(Errno::ENODEV, /ffff:ff:1f\.7.*DMA::Device\.list/)
+      expect { described_class.open("ffff:ff:1f.7", direct: false) }.to raise_error(ArgumentError, /direct/)
       File.mkfifo(fifo = scratch_file("fifo"))
       expect { described_class.open(fifo) }.to raise_error(DMA::UnsupportedError, /neither a regular file nor a device/)
       expect { described_class.open(scratch) }.to raise_error(Errno::EISDIR, /#{scratch}/)
       expect { described_class.open(File.join(scratch, "none")) }.to raise_error(Errno::ENOENT, /none/)
       expect { described_class.open(nil) }.to raise_error(TypeError)
     end
+  end
+
+  describe ".list" do
+    it "names every PCI function, and says of each that it is ready, or what to do about it" do
+      list = described_class.list
+      expect(list.map { |function| function[:address] }).to eq Dir.glob("/sys/bus/pci/devices/*").map {
+                                                                 File.basename(_1)
+                                                               }.sort
+      list.each do |function|
+        expect(function.keys).to eq %i[address vendor device class driver iommu_group ready missing remedy]
+        expect(function.values_at(:missing, :remedy).map(&:nil?)).to eq [function[:ready]] * 2
+      end
+    end
+  end
+
+  it "has interrupts to wait for only where it is a PCI function, and one bank of registers elsewhere" do
+    expect { device.wait_interrupt(0, timeout: 0) }.to raise_error(DMA::UnsupportedError, /no interrupts to wait for/)
+    expect { device.registers(:config) }.to raise_error(ArgumentError, /one bank of registers, number 0/)
+    expect { device.registers(1) }.to raise_error(ArgumentError, /number 0/)
   end
 
   describe "#write_dma and #read_dma" do

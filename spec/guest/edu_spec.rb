@@ -62,6 +62,11 @@ RSpec.describe "QEMU's edu device" do
     it_behaves_like "a driver of edu"
   end
 
+  it "is driven by the example as a program" do
+    output, status = Open3.capture2e(RbConfig.ruby, "-w", "-Ilib", "examples/edu_driver.rb", address)
+    expect([output, status]).to match(["written by a driver in Ruby\n", be_success])
+  end
+
   it "says what it is" do
     DMA::Device.open(address) do |device|
       expect(device.capabilities).to include(
