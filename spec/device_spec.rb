@@ -56,9 +56,8 @@ RSpec.describe DMA::Device do
   describe ".list" do
     it "names every PCI function, and says of each that it is ready, or what to do about it" do
       list = described_class.list
-      expect(list.map { |function| function[:address] }).to eq Dir.glob("/sys/bus/pci/devices/*").map {
-                                                                 File.basename(_1)
-                                                               }.sort
+      addresses = Dir.glob("/sys/bus/pci/devices/*").map { |path| File.basename(path) }
+      expect(list.map { |function| function[:address] }).to eq addresses.sort
       list.each do |function|
         expect(function.keys).to eq %i[address vendor device class driver iommu_group ready missing remedy]
         expect(function.values_at(:missing, :remedy).map(&:nil?)).to eq [function[:ready]] * 2
