@@ -188,7 +188,7 @@ RSpec.describe "A PCI function" do
 
     it "says that it has no channels and no reset" do
       DMA::Device.open(address, driver: false) do |device|
-        expect(device.capabilities).to include(driver: nil, size: nil, channels: 0)
+        expect(device.capabilities).to include(driver: nil, size: nil, channels: 0, operations: [])
         expect do
           device.write_dma("x")
         end.to raise_error(DMA::UnsupportedError, /opened without a driver.*wait_interrupt.*map/)

@@ -169,8 +169,9 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         Kind::Sim(_) | Kind::Pci(_) => None,
     };
     let mut operations = Vec::new();
-    operations.extend((missing != Some(Direction::FromDevice)).then_some("read"));
-    operations.extend((missing != Some(Direction::ToDevice)).then_some("write"));
+    let moves = core.channel_count() > 0;
+    operations.extend((moves && missing != Some(Direction::FromDevice)).then_some("read"));
+    operations.extend((moves && missing != Some(Direction::ToDevice)).then_some("write"));
     operations.extend(limits.copies.then_some("copy"));
     operations.extend(limits.flushes.then_some("flush"));
     let operations: RArray = ruby.ary_from_iter(operations.into_iter().map(symbol));

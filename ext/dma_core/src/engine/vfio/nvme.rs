@@ -67,8 +67,9 @@ impl Nvme {
         };
         Ok(Nvme {
             namespace,
-            max_len: max_len / namespace.block_size * namespace.block_size,
-            entries: controller.max_entries.min(ENTRIES) as u16,
+            max_len: (max_len / namespace.block_size).max(1) * namespace.block_size,
+            // The fewest that the specification allows are two.
+            entries: controller.max_entries.clamp(2, ENTRIES) as u16,
             taken: (0..queues).map(|_| AtomicBool::new(false)).collect(),
             stats: Arc::default(),
             edges: Edges::new(),

@@ -337,7 +337,8 @@ impl Drop for Controller {
         if self.function.check().is_err() {
             return;
         }
-        if self.failure().is_none() && self.illness().is_none() {
+        let runs = self.registers.read32(property::CONFIGURATION) & 1 != 0;
+        if runs && self.failure().is_none() && self.illness().is_none() {
             self.registers.write32(property::CONFIGURATION, ENABLED | SHUT_DOWN);
             self.await_status(SHUTDOWN_STATE, SHUTDOWN_OVER, SHUTDOWN);
         }
