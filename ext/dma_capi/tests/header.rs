@@ -69,7 +69,7 @@ fn functions() -> Vec<(&'static str, String)> {
 fn constants() -> Vec<(String, i64)> {
     let upper = |name: &str| format!("DMA_{}", name.to_uppercase());
     let errors = Code::ALL.iter().map(|(code, name)| (upper(name.to_str().unwrap()), *code as i64));
-    let statuses = (0..15).map(|code| (upper(Status::from_code(code).name()), i64::from(code)));
+    let statuses = (0..17).map(|code| (upper(Status::from_code(code).name()), i64::from(code)));
     let rest = [
         ("DMA_TO_DEVICE", TO_DEVICE),
         ("DMA_FROM_DEVICE", FROM_DEVICE),
