@@ -1,12 +1,12 @@
 //! PCI functions through VFIO, the kernel's way of giving a device to a program (kernel: Documentation/driver-api/vfio.rst).
 //!
 //! A function reaches memory by bus addresses that the IOMMU translates: what is not mapped it cannot reach, whatever it is told.
-//! Descriptors come from the [`crate::channel`] as operations; a driver here ([`edu`], [`nvme`]) writes them as the device wants
-//! them, or nobody does ([`bare`]) and the program is the driver.
+//! Descriptors come from the [`crate::channel`] as operations; a driver here (`edu`, [`nvme`]) writes them as the device wants
+//! them, or nobody does (`bare`) and the program is the driver.
 //!
 //! # Who owns the memory, and when
 //!
-//! 1. **Mapped.** [`space`] gives memory a bus address: the kernel pins its pages (they neither move nor are swapped) and the
+//! 1. **Mapped.** `space` gives memory a bus address: the kernel pins its pages (they neither move nor are swapped) and the
 //!    IOMMU lets the function reach them. Allocations of ours are mapped whole, once, and stay mapped when the transfer is over; what
 //!    somebody mapped himself ([`Function::map`]) stays until he drops the mapping; foreign memory is mapped for one transfer.
 //! 2. **In flight.** From [`crate::engine::Queue::push`] until its completion has been reaped, an operation and the
