@@ -233,4 +233,12 @@ RSpec.describe DMA::Mapping do
       expect { file.configure_transfer(buffer, 0, 10) }.to raise_error(DMA::UnsupportedError)
     end
   end
+
+  it "ends with its device, and lets go of the memory" do
+    buffer = DMA::Buffer.new(4096)
+    mapping = DMA::Device.open(:sim) { |device| device.map(buffer) }
+    expect(mapping).to be_unmapped
+    expect { mapping.sync_for_device }.to raise_error(DMA::MisuseError, /device closed/)
+    expect(buffer.free).to be_freed
+  end
 end

@@ -173,19 +173,26 @@ module DMA
     end
 
     def drain_until(deadline, timeout)
+      left = deadline && (deadline - device.__send__(:now))
       while (transfer = native_oldest)
+        # What ends while it is given up has ended well; the time is up for those behind it.
+        give_up(cancel_all, timeout) if left&.negative?
         begin
-          native_wait(transfer, deadline && [deadline - device.__send__(:now), 0].max)
+          native_wait(transfer, left)
         rescue TimeoutError
           native_forget(transfer)
-          count = cancel_all + 1
-          why = timeout ? "after #{timeout} s" : "when the machine had nothing left to do"
-          raise TimeoutError, "#{count} transfers on channel #{index} of #{device.name} were not over #{why}, " \
-                              "and were given up"
+          give_up(cancel_all + 1, timeout)
         end
+        left = deadline && (deadline - device.__send__(:now))
       end
       poll
       self
+    end
+
+    def give_up(count, timeout)
+      why = timeout ? "after #{timeout} s" : "when the machine had nothing left to do"
+      raise TimeoutError, "#{count} #{count == 1 ? "transfer" : "transfers"} on channel #{index} of #{device.name} " \
+                          "#{count == 1 ? "was" : "were"} not over #{why}, and given up"
     end
 
     def cancel_all

@@ -130,6 +130,14 @@ RSpec.describe "QEMU's edu device" do
     end
   end
 
+  it "gives up what is not over when the time for all is up" do
+    DMA::Device.open(address) do |device|
+      transfers = Array.new(4) { device.write_dma("x") }
+      expect { device.wait_completion(timeout: 0.05) }.to raise_error(DMA::TimeoutError, /3 transfers .* were not over/)
+      expect(transfers.map(&:status).last).to eq :aborted
+    end
+  end
+
   it "is given bus addresses of 28 bits, all of them in turn, and says when there are no more" do
     DMA::Device.open(address) do |device|
       buffers = Array.new(3) { DMA::Buffer.new(100 << 20, lock: false, huge: :auto) }

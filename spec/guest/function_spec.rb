@@ -35,7 +35,7 @@ RSpec.describe "A PCI function" do
       code = "p DMA::Device.list.find { |f| f[:address] == #{address.inspect} }.values_at(:ready, :missing, :remedy)"
       group = iommu_group(address)
       expect(unprivileged(code)).to eq("#{[false, "/dev/vfio/#{group} may not be opened by this user",
-                                           "as root: chown $USER /dev/vfio/#{group}"].inspect}\n")
+                                           "chown 65534 /dev/vfio/#{group}"].inspect}\n")
       hand_over(address)
       expect(unprivileged(code)).to eq "[true, nil, nil]\n"
     end
@@ -65,7 +65,7 @@ RSpec.describe "A PCI function" do
     it "is another user's" do
       bind(address, vfio)
       code = "begin; DMA::Device.open(#{address.inspect}); rescue SystemCallError => e; puts e.class, e.message; end"
-      expect(unprivileged(code)).to match(%r{\AErrno::EACCES\n.*/dev/vfio/\d+ may not be opened.*chown \$USER})
+      expect(unprivileged(code)).to match(%r{\AErrno::EACCES\n.*/dev/vfio/\d+ may not be.*as root: chown 65534 /dev/vfio/})
     end
 
     it "is another process's, until that is killed in the middle of a transfer" do
@@ -191,7 +191,7 @@ RSpec.describe "A PCI function" do
         expect(device.capabilities).to include(driver: nil, size: nil, channels: 0, operations: [])
         expect do
           device.write_dma("x")
-        end.to raise_error(DMA::UnsupportedError, /opened without a driver.*wait_interrupt.*map/)
+        end.to raise_error(DMA::UnsupportedError, /no driver for it here, or none was wanted.*wait_interrupt.*map/)
         expect do
           device.reset
         end.to raise_error(DMA::UnsupportedError, /#{address} (has no reset of its own|refuses to be reset)/)
@@ -216,6 +216,7 @@ RSpec.describe "A PCI function" do
       buffer = DMA::Buffer.new(4096, lock: true)
       DMA::Device.open(address) do |device|
         expect(buffer.residency).to eq :locked
+        device.map(buffer.slice(0, 64)) { |mapping| expect(mapping.buffer.residency).to eq :pinned }
         device.write_dma(buffer).wait(timeout: 5)
         expect([buffer.residency, device.stats[:mappings]]).to eq [:pinned, 1]
         device.map(DMA::Buffer.new(100)) { |mapping| expect(mapping.buffer.residency).to eq :pinned }
@@ -226,6 +227,14 @@ RSpec.describe "A PCI function" do
         buffer.free
         expect(device.stats[:mappings]).to eq 0
       end
+    end
+
+    it "lets go of what was mapped when it is closed" do
+      buffer = DMA::Buffer.new(4096)
+      mapping = DMA::Device.open(address) { |device| device.map(buffer) }
+      expect([mapping.unmapped?, buffer.residency]).to eq [true, :locked]
+      expect { mapping.address }.to raise_error(DMA::MisuseError, /closed/)
+      expect(buffer.free).to be_freed
     end
 
     it "moves memory that is not this library's" do

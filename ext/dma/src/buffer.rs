@@ -330,8 +330,9 @@ fn retain(ruby: &Ruby, this: Obj<Buffer>) -> Result<Obj<Buffer>, Error> {
 }
 
 fn residency(ruby: &Ruby, this: &Buffer) -> Result<Symbol, Error> {
-    let (region, _) = this.locate(0, 0).or_raise(ruby)?;
-    Ok(ruby.to_symbol(match region.residency() {
+    let (region, offset) = this.locate(0, this.len).or_raise(ruby)?;
+    let start = region.address() + offset;
+    Ok(ruby.to_symbol(match region.pages().residency(start, this.len.max(1)) {
         Residency::Pageable => "pageable",
         Residency::Locked => "locked",
         Residency::Pinned => "pinned",

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dma_core::device::{Device as CoreDevice, Kind};
@@ -21,6 +21,7 @@ use crate::buffer::{choice, with_memory};
 use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
 use crate::gvl;
+use crate::mapping::Mapped;
 use crate::pci;
 use crate::port::GRACE;
 use crate::registers::Registers;
@@ -33,6 +34,8 @@ pub struct Device {
     /// `None` once closed: then a file's descriptors are closed as well, unless a transfer is under way.
     core: Mutex<Option<Arc<CoreDevice>>>,
     sim: Option<Arc<SimDevice>>,
+    /// The mappings that were made through this handle, and end with it.
+    mappings: Mutex<Vec<Weak<Mutex<Option<Mapped>>>>>,
     /// The Ruby objects of its channels. No Ruby code runs under the lock, so that the GC can take it to mark.
     channels: Mutex<BTreeMap<u16, Opaque<Value>>>,
 }
@@ -51,7 +54,8 @@ impl Device {
             Kind::Sim(device) => Some(Arc::clone(device)),
             Kind::File(_) | Kind::Pci(_) => None,
         };
-        Device { name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, channels: Mutex::default() }
+        let (mappings, channels) = (Mutex::default(), Mutex::default());
+        Device { name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, mappings, channels }
     }
 
     /// The simulated device, if it is one, also once closed.
@@ -71,6 +75,22 @@ impl Device {
 
     fn channels(&self) -> MutexGuard<'_, BTreeMap<u16, Opaque<Value>>> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a mapping end when the handle is closed.
+    pub fn holds(&self, mapped: &Arc<Mutex<Option<Mapped>>>) {
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        mappings.retain(|mapping| mapping.strong_count() > 0);
+        mappings.push(Arc::downgrade(mapped));
+    }
+
+    /// Ends the mappings, after the device has become quiet.
+    fn unmap_all(&self) {
+        let mappings = std::mem::take(&mut *self.mappings.lock().unwrap_or_else(PoisonError::into_inner));
+        for mapping in mappings.iter().filter_map(Weak::upgrade) {
+            let taken = mapping.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(taken);
+        }
     }
 
     /// The device while it is open and of this process.
@@ -113,6 +133,7 @@ fn native_close(ruby: &Ruby, this: &Device) -> Result<(), Error> {
     let taken = this.core().take();
     if let Some(core) = taken {
         gvl::without_if_possible(move || core.leave(GRACE));
+        this.unmap_all();
         ruby.thread_check_ints()?;
     }
     Ok(())

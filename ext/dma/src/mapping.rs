@@ -20,8 +20,8 @@ use crate::{gvl, keeper};
 #[derive(TypedData)]
 #[magnus(class = "DMA::Mapping", free_immediately, mark)]
 pub struct Mapping {
-    /// `None` once it was taken away.
-    mapped: Mutex<Option<Mapped>>,
+    /// `None` once it was taken away, or the device was closed.
+    mapped: Arc<Mutex<Option<Mapped>>>,
     device: Opaque<Value>,
     buffer: Opaque<Value>,
     region: Arc<Region>,
@@ -33,7 +33,8 @@ pub struct Mapping {
     handle: u64,
 }
 
-struct Mapped {
+/// What a mapping holds.
+pub struct Mapped {
     mapping: Arc<dyn CoreMapping>,
     _lock: Option<PageLock>,
 }
@@ -69,7 +70,9 @@ impl Mapping {
         <&Device>::try_convert(self.device.get_inner_with(ruby))?.check_process(ruby)?;
         match &*self.mapped() {
             Some(mapped) => Ok(work(&*mapped.mapping)),
-            None => Err(misuse(ruby, "this mapping was taken away (unmap); map the memory again")),
+            None => {
+                Err(misuse(ruby, "this mapping was taken away (unmap), or its device closed; map the memory again"))
+            }
         }
     }
 
@@ -115,8 +118,10 @@ fn native_map(
     if buffer.is_foreign() {
         keeper::keep(ruby, &region, buffer.as_value());
     }
+    let mapped = Arc::new(Mutex::new(Some(Mapped { mapping, _lock: lock })));
+    device.holds(&mapped);
     Ok(Mapping {
-        mapped: Mutex::new(Some(Mapped { mapping, _lock: lock })),
+        mapped,
         device: device.as_value().into(),
         buffer: buffer.as_value().into(),
         region,

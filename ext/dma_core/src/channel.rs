@@ -125,8 +125,8 @@ impl Channel {
         if self.is_device && count > self.room() {
             let (taken, all) = (self.outstanding, self.slots.len());
             return Err(Error::RingFull(format!(
-                "Descriptor ring full: {count} more do not fit, {taken} of {all} are taken; reap completions first, or open the \
-                 device with a larger ring_size"
+                "Descriptor ring full: {count} more do not fit, {taken} of {all} are taken; reap completions first (a simulated \
+                 device takes a larger ring_size:)"
             )));
         }
         request.elements.iter().try_for_each(|op| self.engine.prepare(op))?;

@@ -23,7 +23,8 @@ pub enum Error {
     /// `mlock` would pass RLIMIT_MEMLOCK; all three figures in bytes.
     #[error(
         "cannot lock {needed} bytes: {locked} bytes are locked already and RLIMIT_MEMLOCK is {limit}; raise the limit \
-         (ulimit -l, LimitMEMLOCK= of systemd, --ulimit memlock= of containers), free other buffers, or use lock: :auto"
+         (ulimit -l, limits.conf, LimitMEMLOCK= of systemd, --ulimit memlock= of containers), free other buffers, or use \
+         smaller ones; a buffer that no device needs can do with lock: :auto"
     )]
     LockLimit {
         /// Bytes this call wanted to lock.

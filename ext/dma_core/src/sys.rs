@@ -188,6 +188,12 @@ pub fn open(path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
     })
 }
 
+/// The number of the user that this process is.
+pub fn user() -> u32 {
+    // SAFETY: it only reads the user of the process.
+    unsafe { libc::getuid() }
+}
+
 /// Whether this user may open a file for reading and writing (access(2)).
 pub fn may_open(path: &Path) -> Result<(), Errno> {
     use nix::unistd::AccessFlags;

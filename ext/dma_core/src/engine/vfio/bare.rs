@@ -33,8 +33,8 @@ impl Engine for Bare {
     fn queue(&self, _index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
         let listed = self.function.listed();
         Err(Error::Unsupported(format!(
-            "{} ({:04x}:{:04x}) has no channels, for it is opened without a driver; drive it by its registers, interrupts \
-             (wait_interrupt) and mappings (map)",
+            "{} ({:04x}:{:04x}) has no channels: there is no driver for it here, or none was wanted; drive it by its registers, \
+             interrupts (wait_interrupt) and mappings (map)",
             listed.address, listed.vendor, listed.device
         )))
     }

@@ -147,7 +147,7 @@ fn open(path: &Path) -> Result<OwnedFd> {
     sys::open(path, libc::O_RDWR, 0).map_err(|errno| {
         let way_out = match errno {
             Errno::EBUSY => format!("; another process has it: fuser -v {shown}"),
-            Errno::EACCES | Errno::EPERM => format!("; as root: chown $USER {shown}"),
+            Errno::EACCES | Errno::EPERM => format!("; as root: chown {} {shown}", sys::user()),
             _ => String::new(),
         };
         Error::os(errno, format!("cannot open {shown}{way_out}"))

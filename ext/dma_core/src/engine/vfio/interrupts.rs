@@ -112,7 +112,11 @@ impl Interrupts {
         let count = |kind: Kind| vfio::irq_count(device.as_fd(), kind.index()).min(most);
         let kind = match wanted {
             Some(kind) if count(kind) == 0 => {
-                return Err(Error::Unsupported(format!("the device has no interrupts of the kind {}", kind.name())));
+                let kinds: Vec<_> = Kind::ALL.iter().filter(|kind| count(**kind) > 0).map(|kind| kind.name()).collect();
+                let (name, kinds) = (kind.name(), kinds.join(", "));
+                return Err(Error::Unsupported(format!(
+                    "the device has no interrupts of the kind {name}, but {kinds}"
+                )));
             }
             Some(kind) => Some(kind),
             None => Kind::ALL.into_iter().find(|kind| count(*kind) > 0),

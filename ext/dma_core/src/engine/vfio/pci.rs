@@ -39,21 +39,28 @@ pub struct Listed {
 pub struct Obstacle {
     /// What is missing.
     pub missing: String,
-    /// The shell's line that mends it.
+    /// What mends it: a line of the shell, for root, or a sentence.
     pub remedy: String,
+    /// Whether it is a line of the shell.
+    pub is_command: bool,
     /// Only rights are missing.
     pub is_denied: bool,
 }
 
 impl Obstacle {
     fn new(missing: impl Into<String>, remedy: impl Into<String>) -> Obstacle {
-        Obstacle { missing: missing.into(), remedy: remedy.into(), is_denied: false }
+        Obstacle { missing: missing.into(), remedy: remedy.into(), is_command: false, is_denied: false }
+    }
+
+    fn command(missing: impl Into<String>, remedy: impl Into<String>) -> Obstacle {
+        Obstacle { is_command: true, ..Obstacle::new(missing, remedy) }
     }
 
     /// The same as an error of opening `address`.
     pub(super) fn error(&self, address: &str) -> Error {
-        let Obstacle { missing, remedy, is_denied } = self;
-        let message = format!("cannot drive {address}: {missing}; {remedy}");
+        let Obstacle { missing, remedy, is_command, is_denied } = self;
+        let root = if *is_command { "as root: " } else { "" };
+        let message = format!("cannot drive {address}: {missing}; {root}{remedy}");
         match is_denied {
             true => Error::os(Errno::EACCES, message),
             false => Error::Unsupported(message),
@@ -151,7 +158,7 @@ fn bind(address: &str, driver: Option<&str>) -> String {
     let unbind =
         driver.map_or(String::new(), |_| format!("echo {address} > /sys/bus/pci/devices/{address}/driver/unbind; "));
     format!(
-        "as root: echo vfio-pci > /sys/bus/pci/devices/{address}/driver_override; {unbind}\
+        "echo vfio-pci > /sys/bus/pci/devices/{address}/driver_override; {unbind}\
          echo {address} > /sys/bus/pci/drivers_probe"
     )
 }
@@ -166,16 +173,20 @@ fn obstacle(root: &Path, function: &Listed) -> Option<Obstacle> {
     if function.group.is_none() && !any {
         return Some(Obstacle::new(
             "no IOMMU is in use",
-            "enable VT-d or AMD-Vi in the firmware, add intel_iommu=on to the kernel's command line, and boot anew",
+            "enable VT-d or AMD-Vi in the firmware, or give the virtual machine an IOMMU; add intel_iommu=on to the kernel's command \
+             line, and boot anew",
         ));
     }
     if !root.join("sys/bus/pci/drivers/vfio-pci").exists() || !root.join("dev/vfio/vfio").exists() {
-        return Some(Obstacle::new("the kernel's module vfio-pci is not loaded", "as root: modprobe vfio-pci"));
+        return Some(Obstacle::command("the kernel's module vfio-pci is not loaded", "modprobe vfio-pci"));
     }
     let driver = function.driver.as_deref();
     if !driver.is_some_and(is_vfio) {
         let bound = driver.map_or("no driver".to_owned(), |driver| format!("the kernel's driver {driver}"));
-        return Some(Obstacle::new(format!("it is bound to {bound}, not to vfio-pci"), bind(address, driver)));
+        // What is mounted from it, or configured on it, is lost with the kernel's driver.
+        let use_ends = if driver.is_some() { " (end what uses it first: mounts, swap, networks)" } else { "" };
+        let missing = format!("it is bound to {bound}, not to vfio-pci{use_ends}");
+        return Some(Obstacle::command(missing, bind(address, driver)));
     }
     // Some IOMMUs give a device its group only when a driver takes it.
     let Some(group) = function.group else {
@@ -195,7 +206,7 @@ fn in_group(root: &Path, address: &str, group: u32) -> Option<Obstacle> {
             return None;
         }
         let missing = format!("{other} of the same IOMMU group {group} is bound to the kernel's driver {driver}");
-        Some(Obstacle::new(missing, bind(other, Some(&driver))))
+        Some(Obstacle::command(missing, bind(other, Some(&driver))))
     })
 }
 
@@ -210,9 +221,11 @@ fn of_file(root: &Path, group: u32) -> Option<Obstacle> {
             "see to udev, or give /dev/vfio to the container that this runs in (--device)",
         )),
         Err(_) => Some(Obstacle {
-            missing: format!("{file} may not be opened by this user"),
-            remedy: format!("as root: chown $USER {file}"),
             is_denied: true,
+            ..Obstacle::command(
+                format!("{file} may not be opened by this user"),
+                format!("chown {} {file}", sys::user()),
+            )
         }),
     }
 }

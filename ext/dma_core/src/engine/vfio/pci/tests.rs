@@ -80,7 +80,7 @@ fn each_thing_in_the_way_is_named_with_the_line_that_mends_it() {
     computer.add(EDU, 0xff00, Some("edu"), Some(3));
     expect("the kernel's driver edu", "echo 0000:00:06.0 > /sys/bus/pci/devices/0000:00:06.0/driver/unbind");
     computer.add(EDU, 0xff00, None, Some(3));
-    expect("no driver", "driver_override; echo 0000:00:06.0 > /sys/bus/pci/drivers_probe");
+    expect("no driver, not to vfio-pci", "driver_override; echo 0000:00:06.0 > /sys/bus/pci/drivers_probe");
     computer.add(EDU, 0xff00, Some("vfio-pci"), Some(3));
     computer.add("0000:00:06.1", 0x02_0000, Some("e1000"), Some(3));
     expect(
