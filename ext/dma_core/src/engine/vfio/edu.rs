@@ -208,6 +208,7 @@ impl EduQueue {
 
 impl Queue for EduQueue {
     fn push(&mut self, tag: u32, op: Op, manner: Manner) -> Result<(), Rejected> {
+        self.function.look();
         if self.function.is_leaving() {
             self.ended.push(Completion { tag, status: Status::LinkDown, bytes: 0, eof: false });
             return Ok(());

@@ -146,9 +146,16 @@ impl Function {
         self.interrupts.wake();
     }
 
-    /// Whether somebody asks to have the device back, or the bus reported an error that it will not recover from by itself.
+    /// Whether somebody asks to have the device back, or the bus reported an error that it will not recover from by itself; as far as
+    /// anybody has looked.
     pub(super) fn is_leaving(&self) -> bool {
         self.interrupts.removal.has_come() || self.interrupts.error.has_come()
+    }
+
+    /// Looks whether it is, which takes system calls.
+    pub(super) fn look(&self) {
+        self.interrupts.removal.look();
+        self.interrupts.error.look();
     }
 
     /// A BAR, or the configuration space.

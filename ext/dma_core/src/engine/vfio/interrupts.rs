@@ -86,9 +86,16 @@ impl Vector {
         }
     }
 
-    /// Whether it has come at least once.
+    /// Whether it has come at least once, as far as anybody has looked.
     pub fn has_come(&self) -> bool {
-        self.came.load(SeqCst) || sys::wait_readable(self.event(), Duration::ZERO)
+        self.came.load(SeqCst)
+    }
+
+    /// Looks whether it has come, and takes nothing.
+    pub fn look(&self) {
+        if sys::wait_readable(self.event(), Duration::ZERO) {
+            self.came.store(true, SeqCst);
+        }
     }
 }
 

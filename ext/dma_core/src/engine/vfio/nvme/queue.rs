@@ -23,7 +23,7 @@ const READ: u32 = 0x02;
 
 /// How long a command that was asked to be given up may go on before the controller is reset.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
-/// How often the controller's health is looked at while nothing ends.
+/// How often the controller's health is looked at while nothing ends, and whether the device is leaving while commands are pushed.
 const HEALTH: Duration = Duration::from_millis(100);
 /// How many failures of the controller a command may live through: it may be what it fails at.
 const ATTEMPTS: u32 = 2;
@@ -47,6 +47,8 @@ pub(super) struct NvmeQueue {
     /// How often the controller had failed by then.
     failures: u32,
     looked: Instant,
+    /// When it was last looked whether the device is leaving.
+    asked: Instant,
 }
 
 #[derive(Debug)]
@@ -76,6 +78,7 @@ impl NvmeQueue {
             is_there: false,
             failures: controller.failures(),
             looked: Instant::now(),
+            asked: Instant::now(),
             nvme: Arc::clone(nvme),
             index,
         };
@@ -174,6 +177,16 @@ impl NvmeQueue {
         self.ended.push(Completion { tag: tag.into(), status, bytes, eof: false });
     }
 
+    /// Whether the device is leaving. To look takes system calls; what was learned without that counts at once.
+    fn is_leaving(&mut self) -> bool {
+        let function = &self.nvme.controller.function;
+        if self.asked.elapsed() > HEALTH {
+            self.asked = Instant::now();
+            function.look();
+        }
+        function.is_leaving()
+    }
+
     fn is_write(&self, tag: u16) -> bool {
         matches!(self.slots.get(usize::from(tag)), Some(Some(Slot { op: Op::Write { .. }, .. })))
     }
@@ -245,7 +258,7 @@ impl Queue for NvmeQueue {
         self.in_flight += 1;
         match self.nvme.controller.failure() {
             Some(failure) => self.end(tag as u16, failure),
-            None if self.nvme.controller.function.is_leaving() => self.end(tag as u16, Status::LinkDown),
+            None if self.is_leaving() => self.end(tag as u16, Status::LinkDown),
             None if !self.is_there => self.end(tag as u16, FAILED),
             None => self.rings.put(&command),
         }
