@@ -211,7 +211,7 @@ RSpec.describe DMA::Device do
     it "gives up what is not over in time" do
       device.sim.inject(:hang)
       transfer = device.write_dma("x")
-      expect { device.wait_completion(timeout: 0.01) }.to raise_error(DMA::TimeoutError, /1 transfers/)
+      expect { device.wait_completion(timeout: 0.01) }.to raise_error(DMA::TimeoutError, /1 transfer on channel 0/)
       expect(transfer.status).to eq :timed_out
       device.sim.clear_faults
       expect(device.write_dma("y").wait.status).to eq :complete

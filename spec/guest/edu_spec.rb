@@ -133,8 +133,9 @@ RSpec.describe "QEMU's edu device" do
   it "gives up what is not over when the time for all is up" do
     DMA::Device.open(address) do |device|
       transfers = Array.new(4) { device.write_dma("x") }
-      expect { device.wait_completion(timeout: 0.05) }.to raise_error(DMA::TimeoutError, /3 transfers .* were not over/)
-      expect(transfers.map(&:status).last).to eq :aborted
+      # How many of them end while the first is given up is the device's to say.
+      expect { device.wait_completion(timeout: 0.05) }.to raise_error(DMA::TimeoutError, /not over after 0.05 s/)
+      expect(transfers.last.status).to eq :aborted
     end
   end
 
