@@ -146,7 +146,7 @@ RSpec.describe DMA::Buffer do
       RUBY
       expect(output.lines(chomp: true).values_at(0, 2..5)).to eq([":locked", ":pageable", "true", ":pageable", "true"])
       expect(output.lines[1]).to start_with("cannot lock 102400 bytes: 40960 bytes are locked already and " \
-                                            "RLIMIT_MEMLOCK is 65536; raise the limit (ulimit -l, limits.conf, LimitMEMLOCK=")
+                                            "RLIMIT_MEMLOCK is 65536; raise the limit (ulimit -l, limits.conf,")
         .and end_with("or use smaller ones; a buffer that no device needs can do with lock: :auto\n")
     end
 
