@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require "etc"
 require "stringio"
 
 namespace :guest do
@@ -21,22 +22,54 @@ namespace :guest do
     "#{binary} --test-threads=1 --skip order::"
   end
 
-  # Runs commands in guests, two at a time, and prints what each has printed when it is over.
-  def in_guests(jobs)
+  # The specs that run in the guest, in two parts that take about as long. Character devices have nothing to do with
+  # the IOMMU: they come with the first.
+  def guest_specs(first:)
+    disks = ["spec/guest/nvme_spec.rb"]
+    characters = ["spec/guest/character_device_spec.rb"]
+    functions = FileList["spec/guest/*_spec.rb"].exclude(*disks, *characters)
+    { "functions" => functions, "disks" => first ? disks + characters : disks }
+      .transform_values { |files| "#{RbConfig.ruby} -S rspec #{files.join(" ")}" }
+  end
+
+  # What is run with each IOMMU, by its name: a block that is given where to print, and returns the exit status.
+  def guest_jobs(iommus)
+    contract = guest_contract
+    iommus.each_with_index.flat_map do |iommu, index|
+      { **guest_specs(first: index.zero?), "contract" => contract }.map do |what, command|
+        name = "#{what} with #{iommu}"
+        share = File.expand_path("tmp/guest/#{name.tr(" ", "-")}")
+        [name, ->(output) { Lab::Guest.new(iommu, share:).run(command, output:) }]
+      end
+    end
+  end
+
+  # The laboratory's own specs, on the host.
+  def lab_job
+    ["the laboratory", lambda do |output|
+      printed, status = Open3.capture2e(RbConfig.ruby, "-S", "rspec", *FileList["spec/guest/lab/*_spec.rb"])
+      output.write(printed)
+      status.exitstatus
+    end]
+  end
+
+  # Runs jobs beside each other, one more than there are processors, for all of them wait for devices now and then.
+  # Prints what each has printed when it is over.
+  def run_jobs(jobs)
     queue = Queue.new
     jobs.each { |job| queue << job }
     queue.close
-    workers = Array.new(2) { Thread.new { Array.new(jobs.size) { (job = queue.pop) && run_job(*job) } } }
+    workers = Array.new(Etc.nprocessors + 1) do
+      Thread.new { Array.new(jobs.size) { (job = queue.pop) && run_job(*job) } }
+    end
     failed = workers.flat_map(&:value).compact
-    abort "rake: these failed in the guest: #{failed.join(", ")}" unless failed.empty?
+    abort "rake: these failed: #{failed.join(", ")}" unless failed.empty?
   end
 
   # The name of a job that failed.
-  def run_job(name, iommu, command)
+  def run_job(name, job)
     output = StringIO.new
-    status = Lab::Guest.new(iommu, share: File.expand_path("tmp/guest/#{name.tr(" ", "-")}")).run(command,
-                                                                                                  output: output)
-    name unless status.zero?
+    name unless job.call(output)&.zero?
   rescue Lab::Error => e
     output.puts e.message
     name
@@ -68,12 +101,7 @@ namespace :guest do
       puts "skipped: the guest's programs come from Debian packages, and here is no apt-get to fetch them"
       next
     end
-    ruby_program "rspec", *FileList["spec/guest/lab/*_spec.rb"]
-    specs = "#{RbConfig.ruby} -S rspec spec/guest/*_spec.rb"
     iommus = ENV["IOMMU"] ? [ENV["IOMMU"]] : Lab::Machine::IOMMUS.keys
-    contract = guest_contract
-    in_guests(iommus.flat_map do |iommu|
-      [["specs with #{iommu}", iommu, specs], ["contract with #{iommu}", iommu, contract]]
-    end)
+    run_jobs([*guest_jobs(iommus), lab_job])
   end
 end

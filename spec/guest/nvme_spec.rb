@@ -5,12 +5,11 @@ RSpec.describe "An NVMe disk" do
 
   before { bind(address, "vfio-pci") }
 
-  [1, 2].each do |number|
-    context "by its namespace #{number}" do
-      let(:open_device) { DMA::Device.open(address, namespace: number) }
+  # Of a namespace with blocks of 4096 bytes dma-core's own contract has a row.
+  context "by its namespace" do
+    let(:open_device) { DMA::Device.open(address) }
 
-      it_behaves_like "a DMA engine", effort: :fifth
-    end
+    it_behaves_like "a DMA engine", effort: :fifth
   end
 
   it "says what it is, and which namespaces it has" do
@@ -38,8 +37,10 @@ RSpec.describe "An NVMe disk" do
   end
 
   it "is written here and read by the kernel's own driver, and the other way round" do
-    digest = ->(buffer) { Digest::MD5.hexdigest(buffer.get_string) }
-    ours = DMA::Buffer.new(64 << 20, lock: false).tap { |buffer| buffer.set_string(sample(64 << 20)) }
+    # Random bytes for the whole namespace take the guest seconds. These come again after 1 MiB and 77 bytes, so that no
+    # block is like another.
+    bytes = ->(seed) { (sample((1 << 20) + 77, seed) * 64)[0, 64 << 20] }
+    ours = DMA::Buffer.new(64 << 20, lock: false).tap { |buffer| buffer.set_string(bytes.call(42)) }
     theirs = DMA::Buffer.new(64 << 20, lock: false)
     DMA::Device.open(address) do |device|
       device.write_dma(ours).wait
@@ -48,14 +49,14 @@ RSpec.describe "An NVMe disk" do
     bind(address, "nvme")
     DMA::File.open(namespace(address, 1), "r+", direct: true) do |file|
       expect(file.read_into(theirs, offset: 0)).to eq 64 << 20
-      expect(digest.call(theirs)).to eq digest.call(ours)
-      ours.set_string(sample(64 << 20, 1))
+      expect(theirs <=> ours).to eq 0
+      ours.set_string(bytes.call(1))
       file.write_from(ours, offset: 0)
       file.fsync
     end
     bind(address, "vfio-pci")
     DMA::Device.open(address) { |device| device.read_dma(64 << 20, into: theirs) }
-    expect(digest.call(theirs)).to eq digest.call(ours)
+    expect(theirs <=> ours).to eq 0
   end
 
   it "carries out transfers of several channels at once, each with an interrupt of its own" do
@@ -72,14 +73,16 @@ RSpec.describe "An NVMe disk" do
     end
   end
 
-  it "merges what several channels write into one block" do
-    DMA::Device.open(address) do |device|
-      device.write_dma("." * 512).wait
-      threads = Array.new(4) do |index|
-        Thread.new { 16.times { |n| device.write_dma(index.to_s, at: (n * 4) + index, channel: index).wait } }
+  { 1 => 512, 2 => 4096 }.each do |number, block|
+    it "merges what several channels write into one block of #{block} bytes" do
+      DMA::Device.open(address, namespace: number) do |device|
+        device.write_dma("." * 2 * block).wait
+        threads = Array.new(4) do |index|
+          Thread.new { 16.times { |n| device.write_dma(index.to_s, at: (n * 4) + index, channel: index).wait } }
+        end
+        threads.each(&:join)
+        expect(device.read_dma(2 * block)).to eq(("0123" * 16) + ("." * ((2 * block) - 64)))
       end
-      threads.each(&:join)
-      expect(device.read_dma(512)).to eq(("0123" * 16) + ("." * 448))
     end
   end
 
