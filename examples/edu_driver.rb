@@ -28,6 +28,9 @@ class EduDriver
     @registers = @device.registers(0)
     raise DMA::UnsupportedError, "#{address} is no edu device" unless @registers.read32(ID) & 0xffff == 0x00ed
 
+    # What somebody began before goes nowhere until then.
+    @registers.poll(COMMAND, mask: RUN, value: 0, interval: 0.01, timeout: 5)
+    @device.bus_master = true
     @memory = DMA::Buffer.new(SIZE)
     @mapping = @device.map(@memory)
   end

@@ -21,7 +21,7 @@ RSpec.describe DMA::Channel do
   end
 
   it "refuses a number that no channel has" do
-    expect { device.channel(4) }.to raise_error(ArgumentError, /has 4, from 0 on/)
+    expect { device.channel(4) }.to raise_error(ArgumentError, /has 4, numbered from 0 on/)
     [-1, 1.0, "0", nil].each { |index| expect { device.channel(index) }.to raise_error(ArgumentError, /channel/) }
   end
 

@@ -195,15 +195,12 @@ module DMA
                           "#{count == 1 ? "was" : "were"} not over #{why}, and given up"
     end
 
+    # The newest first: what waits behind a transfer that hangs must not begin when that is over.
     def cancel_all
-      count = 0
-      while (transfer = native_oldest)
-        count += 1
+      native_pending.reverse_each do |transfer|
         native_forget(transfer)
         native_cancel(transfer)
-        break if native_oldest.equal?(transfer) # the device has to let go of it first
-      end
-      count
+      end.size
     end
 
     def take_failures

@@ -244,6 +244,24 @@ module DMA
       (@registers ||= {})[number] ||= native_registers(number)
     end
 
+    # Whether a PCI function may begin transactions: reach memory, and interrupt by messages (MSI-X, MSI).
+    #
+    # @return [Boolean]
+    # @raise [UnsupportedError] of a device that is no PCI function
+    def bus_master?
+      native_bus_master
+    end
+
+    # Lets a PCI function begin transactions, or waits until it does not. A driver of this library does it by itself. A
+    # function without one is no bus master when it is opened: what somebody before may have begun goes on in a device
+    # that has no reset, and would reach the memory that is mapped first. Switch it on once the device is quiet.
+    #
+    # @param on [Boolean]
+    # @raise [UnsupportedError] of a device that is no PCI function
+    def bus_master=(on)
+      native_set_bus_master(on ? true : false)
+    end
+
     # Waits for an interrupt of a PCI function that has no driver here. Other threads run meanwhile, or other fibers.
     #
     # Interrupts are counted from when the device is opened, so that none is lost between telling the device to work and

@@ -101,6 +101,7 @@ RSpec.describe "QEMU's edu device" do
 
   it "cannot write where nothing is mapped any more, nor where it may only read" do
     DMA::Device.open(address, driver: false, address_bits: 28) do |device|
+      device.bus_master = true
       registers = device.registers
       memory = DMA::Buffer.new(4096).tap { |buffer| buffer.clear(0x11) }
       from = device.map(memory, type: :streaming, direction: :to_device)
@@ -133,9 +134,9 @@ RSpec.describe "QEMU's edu device" do
   it "gives up what is not over when the time for all is up" do
     DMA::Device.open(address) do |device|
       transfers = Array.new(4) { device.write_dma("x") }
-      # How many of them end while the first is given up is the device's to say.
-      expect { device.wait_completion(timeout: 0.05) }.to raise_error(DMA::TimeoutError, /not over after 0.05 s/)
-      expect(transfers.last.status).to eq :aborted
+      # The one that the device has in hand ends by itself; whether it does in time is not certain.
+      expect { device.wait_completion(timeout: 0.05) }.to raise_error(DMA::TimeoutError, /[34] transfers .* not over/)
+      expect(transfers.last(3).map(&:status)).to all(eq(:aborted))
     end
   end
 

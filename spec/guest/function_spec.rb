@@ -70,13 +70,20 @@ RSpec.describe "A PCI function" do
 
     it "is another process's, until that is killed in the middle of a transfer" do
       bind(address, vfio)
-      owner = in_child("d = DMA::Device.open(#{address.inspect}); d.write_dma('x' * 4096); puts :going; sleep")
+      owner = in_child("d = DMA::Device.open(#{address.inspect}); m = DMA::Buffer.new(4096); " \
+                       "d.channel.submit(source: 0, destination: m); puts :going; sleep")
       expect(owner.gets).to eq "going\n"
       expect do
         DMA::Device.open(address)
       end.to raise_error(Errno::EBUSY, %r{another process has it: fuser -v /dev/vfio/\d+})
       Process.kill(:KILL, owner.pid)
       owner.close
+      # The device, which has no reset, goes on with its transfer to a bus address that is given away anew.
+      DMA::Device.open(address, driver: false) do |device|
+        memory = DMA::Buffer.new(4096).tap { |buffer| buffer.clear(0xee) }
+        device.map(memory) { device.registers.poll(0x98, mask: 1, value: 0, interval: 0.01, timeout: 5) }
+        expect(memory.get_string).to eq "\xee".b * 4096
+      end
       DMA::Device.open(address) do |device|
         device.write_dma("mine").wait(timeout: 5)
         expect(device.read_dma(4, timeout: 5)).to eq "mine"
@@ -138,15 +145,19 @@ RSpec.describe "A PCI function" do
       DMA::Device.open(address, driver: false) do |device|
         config = device.registers(:config)
         expect([config.read16(0), config.read16(2), config.read32(8) >> 8]).to eq [0x1234, 0x11e8, 0xff00]
-        expect(config.read16(4) & 6).to eq 6
-        config.write16(4, config.read16(4) & ~4)
-        expect(config.read16(4) & 6).to eq 2
+        expect([config.read16(4) & 6, device.bus_master?]).to eq [2, false]
+        device.bus_master = true
+        expect([config.read16(4) & 6, device.bus_master?]).to eq [6, true]
+        # The registers stay, whatever is written.
+        config.write16(4, 0)
+        expect([config.read16(4) & 6, device.registers.read32(0)]).to eq [2, 0x010000ed]
       end
     end
 
     it "has interrupts that are counted, and waited for by threads and fibers" do
       DMA::Device.open(address, driver: false) do |device|
         registers = device.registers
+        device.bus_master = true
         3.times do
           registers.write32(0x60, 1)
           expect(device.wait_interrupt(timeout: 5)).to eq 1
@@ -166,6 +177,7 @@ RSpec.describe "A PCI function" do
     it "lets other fibers run while one waits" do
       require "async"
       DMA::Device.open(address, driver: false) do |device|
+        device.bus_master = true
         Async do |task|
           waiter = task.async { device.wait_interrupt(timeout: 5) }
           task.async { device.registers.write32(0x60, 1) }

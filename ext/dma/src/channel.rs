@@ -332,6 +332,13 @@ fn native_oldest(this: &Channel) -> Option<Opaque<Value>> {
     lock(&this.transfers).values().find(|(ticket, _)| ticket.outcome().is_none()).map(|(_, transfer)| *transfer)
 }
 
+/// All of them, oldest first.
+fn native_pending(ruby: &Ruby, this: &Channel) -> RArray {
+    let pending = |(ticket, transfer): &(Arc<Ticket>, Opaque<Value>)| ticket.outcome().is_none().then_some(*transfer);
+    let pending: Vec<_> = lock(&this.transfers).values().filter_map(pending).collect();
+    ruby.ary_from_iter(pending)
+}
+
 /// The oldest transfer that ended and that nobody asked for yet.
 fn native_next_ended(this: &Channel) -> Option<Opaque<Value>> {
     lock(&this.ended).pop_front().map(|(_, transfer)| transfer)
@@ -393,6 +400,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_forget", method!(native_forget, 1))?;
     class.define_private_method("native_kick", method!(native_kick, 0))?;
     class.define_private_method("native_oldest", method!(native_oldest, 0))?;
+    class.define_private_method("native_pending", method!(native_pending, 0))?;
     class.define_private_method("native_next_ended", method!(native_next_ended, 0))?;
     class.define_private_method("native_reset", method!(native_reset, 0))?;
     class.define_private_method("native_descriptor", method!(native_descriptor, 0))?;

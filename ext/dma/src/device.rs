@@ -31,6 +31,7 @@ use crate::sim::Sim;
 #[magnus(class = "DMA::Device", free_immediately, mark)]
 pub struct Device {
     name: String,
+    is_pci: bool,
     /// `None` once closed: then a file's descriptors are closed as well, unless a transfer is under way.
     core: Mutex<Option<Arc<CoreDevice>>>,
     sim: Option<Arc<SimDevice>>,
@@ -55,7 +56,8 @@ impl Device {
             Kind::File(_) | Kind::Pci(_) => None,
         };
         let (mappings, channels) = (Mutex::default(), Mutex::default());
-        Device { name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, mappings, channels }
+        let is_pci = matches!(core.kind(), Kind::Pci(_));
+        Device { is_pci, name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, mappings, channels }
     }
 
     /// The simulated device, if it is one, also once closed.
@@ -105,8 +107,13 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         if let Some(core) = self.core().take() {
-            // The GC has no time to wait; what is under way keeps its memory until it is over.
-            core.leave(Duration::ZERO);
+            // The GC has no time to wait; what is under way keeps its memory until it is over. A PCI function takes its time to
+            // become quiet: without a thread for that, it does so here.
+            let leave = move || core.leave(Duration::ZERO);
+            match self.is_pci {
+                true => drop(std::thread::Builder::new().name("dma-close".into()).spawn(leave)),
+                false => leave(),
+            }
         }
     }
 }
@@ -144,13 +151,18 @@ fn native_channel(ruby: &Ruby, this: Obj<Device>, index: u64) -> Result<Opaque<V
     let core = this.open(ruby)?;
     let Ok(index) = u16::try_from(index) else {
         let (name, count) = (core.name(), core.channel_count());
-        return Err(argument(ruby, format!("channel {index}: {name} has {count}, from 0 on")));
+        return Err(argument(ruby, format!("channel {index}: {name} has {count}, numbered from 0 on")));
     };
     let known = this.channels().get(&index).copied();
     if let Some(channel) = known {
         return Ok(channel);
     }
     let shared = with_memory(ruby, || core.channel(index))?;
+    if let Err(closed) = this.open(ruby) {
+        // Closed meanwhile: it must not keep the device.
+        shared.close(GRACE);
+        return Err(closed);
+    }
     let fresh = ruby.obj_wrap(Channel::new(ruby, shared, this)?).as_value();
     // Another thread may have asked for it meanwhile.
     let kept = *this.channels().entry(index).or_insert_with(|| fresh.into());
@@ -272,6 +284,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     singleton.define_private_method("native_open", function!(native_open, 2))?;
     singleton.define_private_method("native_open_pci", function!(pci::native_open_pci, 5))?;
     singleton.define_private_method("native_list", function!(pci::native_list, 0))?;
+    class.define_private_method("native_bus_master", method!(pci::native_bus_master, 0))?;
+    class.define_private_method("native_set_bus_master", method!(pci::native_set_bus_master, 1))?;
     class.define_private_method("native_wait_interrupt", method!(pci::native_wait_interrupt, 2))?;
     class.define_method("name", method!(|this: &Device| this.name.clone(), 0))?;
     class.define_method("closed?", method!(|ruby: &Ruby, this: &Device| this.open(ruby).is_err(), 0))?;

@@ -25,7 +25,7 @@ mod view;
 
 // The functions of dma.h, here too: ffi inside Ruby finds them in this library, with the memory of every DMA::Buffer.
 use dma as _;
-use magnus::{Error, Ruby};
+use magnus::{Error, Ruby, TypedData};
 
 #[magnus::init]
 fn init(ruby: &Ruby) -> Result<(), Error> {
@@ -44,5 +44,23 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     mapping::init(ruby, dma)?;
     registers::init(ruby, dma)?;
     ring::init(ruby, dma)?;
-    sim::init(ruby, dma)
+    sim::init(ruby, dma)?;
+    // magnus looks a class up when it first wraps a value of it, and ends the process where the thread has been interrupted by then.
+    let classes = [
+        buffer::Buffer::class,
+        channel::Channel::class,
+        device::Device::class,
+        file::File::class,
+        mapping::Mapping::class,
+        pool::Pool::class,
+        registers::Registers::class,
+        ring::Ring::class,
+        sim::Sim::class,
+        stream::Stream::class,
+        transfer::Transfer::class,
+    ];
+    for class in classes {
+        class(ruby);
+    }
+    Ok(())
 }

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use dma_core::device::{Device as CoreDevice, Kind};
 use dma_core::engine::vfio::{nvme::Namespace, pci, Driven, Driver, Interrupt, InterruptKind, Options};
 use magnus::typed_data::Obj;
-use magnus::{Error, Integer, RArray, RHash, Ruby, Symbol, TryConvert, Value};
+use magnus::{Error, Integer, RArray, RHash, Ruby, Value};
 
 use crate::buffer::{choice, with_memory};
 use crate::device::Device;
 use crate::error::{argument, raise, OrRaise};
+use crate::gvl;
 use crate::port::{duration, Event};
 
 fn set(ruby: &Ruby, hash: RHash, name: &str, value: impl magnus::IntoValue) -> Result<(), Error> {
@@ -40,10 +41,10 @@ pub fn native_list(ruby: &Ruby) -> Result<RArray, Error> {
 pub fn native_open_pci(
     ruby: &Ruby,
     address: String,
-    address_bits: Option<u32>,
+    address_bits: Option<u64>,
     interrupts: Value,
     driver: Value,
-    namespace: Option<u32>,
+    namespace: Option<u64>,
 ) -> Result<Device, Error> {
     let interrupts = match choice(interrupts).as_str() {
         "auto" => None,
@@ -60,6 +61,9 @@ pub fn native_open_pci(
         "false" => true,
         _ => return Err(argument(ruby, format!("driver: {driver:?} is none of :auto, false"))),
     };
+    // What does not fit is past every limit, and refused as such.
+    let fit = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let (address_bits, namespace) = (address_bits.map(fit), namespace.map(fit));
     let options = Options { address_bits, interrupts, bare, namespace };
     let core = with_memory(ruby, || CoreDevice::open_pci(&address, options))?;
     core.check().or_raise(ruby)?;
@@ -97,12 +101,36 @@ pub fn capabilities(ruby: &Ruby, driven: &Driven, size: u64, hash: RHash) -> Res
     set(ruby, hash, "namespaces", ruby.ary_from_iter(namespaces))
 }
 
+/// A PCI function; of other devices `why` says what they lack.
+fn driven<'a>(ruby: &Ruby, core: &'a CoreDevice, why: &str) -> Result<&'a Driven, Error> {
+    match core.kind() {
+        Kind::Pci(driven) => Ok(driven),
+        _ => Err(raise(ruby, &dma_core::Error::Unsupported(format!("{} {why}", core.name())))),
+    }
+}
+
+const NO_MASTER: &str = "is no PCI function, and no bus master that could be switched";
+
+/// Whether a function may begin transactions.
+pub fn native_bus_master(ruby: &Ruby, this: &Device) -> Result<bool, Error> {
+    let core = this.open(ruby)?;
+    Ok(driven(ruby, &core, NO_MASTER)?.function.is_bus_master())
+}
+
+/// Lets a function begin transactions, or waits until it does not.
+pub fn native_set_bus_master(ruby: &Ruby, this: &Device, on: bool) -> Result<(), Error> {
+    let core = this.open(ruby)?;
+    let function = &driven(ruby, &core, NO_MASTER)?.function;
+    gvl::without(ruby, || if on { function.start_mastering() } else { function.stop_mastering() })
+}
+
 /// Which interrupt `which` is: a number, `:error` or `:removal`.
 fn interrupt(ruby: &Ruby, which: Value) -> Result<Interrupt, Error> {
     if let Some(index) = Integer::from_value(which) {
-        return Ok(Interrupt::Vector(index.to_usize().unwrap_or(usize::MAX)));
+        let refused = |_| argument(ruby, format!("interrupt vector {index}: vectors are numbered from 0 on"));
+        return index.to_usize().map(Interrupt::Vector).map_err(refused);
     }
-    match Symbol::try_convert(which).and_then(|symbol| symbol.name().map(|name| name.into_owned()))?.as_str() {
+    match choice(which).as_str() {
         "error" => Ok(Interrupt::Error),
         "removal" => Ok(Interrupt::Removal),
         _ => Err(argument(ruby, format!("interrupt {which:?} is neither a vector's number nor :error nor :removal"))),
@@ -118,11 +146,7 @@ pub fn native_wait_interrupt(
 ) -> Result<Option<u64>, Error> {
     let which = interrupt(ruby, which)?;
     let core = this.open(ruby)?;
-    let Kind::Pci(driven) = core.kind() else {
-        let message =
-            format!("{} has no interrupts to wait for; those of its channels are waited for by them", core.name());
-        return Err(raise(ruby, &dma_core::Error::Unsupported(message)));
-    };
+    let driven = driven(ruby, &core, "has no interrupts to wait for; those of its channels are waited for by them")?;
     if let (Interrupt::Vector(_), Some(name)) = (which, driven.driver.name()) {
         let message = format!(
             "the vectors of {} are its driver's ({name}); open it with driver: false to drive it yourself",

@@ -28,7 +28,7 @@ const IDLE_WAITERS: usize = 16;
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Pool", free_immediately, mark, size)]
-struct Pool {
+pub struct Pool {
     pool: CorePool,
     align: usize,
     /// Waiters that nobody uses now, with the IO objects they are waited for on.

@@ -39,6 +39,9 @@ pub struct Device {
     kind: Kind,
     engine: Arc<dyn Engine>,
     channels: Mutex<Vec<Option<Arc<Shared>>>>,
+    count: usize,
+    /// Held while a channel begins to work, which may take a device long; whoever looks at those there are does not wait for it.
+    beginning: Mutex<()>,
     depth: u32,
     users: AtomicUsize,
 }
@@ -83,8 +86,9 @@ impl Device {
     }
 
     fn new(name: &str, kind: Kind, engine: Arc<dyn Engine>, channels: u16, depth: u32) -> Device {
-        let channels = Mutex::new((0..channels).map(|_| None).collect());
-        Device { name: name.to_owned(), kind, engine, channels, depth, users: AtomicUsize::new(0) }
+        let (count, channels) = (channels.into(), Mutex::new((0..channels).map(|_| None).collect()));
+        let (beginning, users) = (Mutex::default(), AtomicUsize::new(0));
+        Device { name: name.to_owned(), kind, engine, channels, count, beginning, depth, users }
     }
 
     /// What it was opened as.
@@ -109,7 +113,7 @@ impl Device {
 
     /// How many channels there are.
     pub fn channel_count(&self) -> usize {
-        self.channels().len()
+        self.count
     }
 
     /// Channel `index`, which begins to work when it is first asked for, and again after the device was closed.
@@ -118,20 +122,22 @@ impl Device {
     /// [`Error::Argument`] where there is no such channel; see [`Channel::of_device`].
     pub fn channel(&self, index: u16) -> Result<Arc<Shared>> {
         self.check()?;
-        let mut channels = self.channels();
-        let count = channels.len();
+        let count = self.count;
         if count == 0 {
             self.engine.queue(index, self.depth)?;
         }
-        let Some(slot) = channels.get_mut(usize::from(index)) else {
-            return Err(Error::Argument(format!("channel {index}: {} has {count}, from 0 on", self.name)));
-        };
-        if let Some(channel) = slot.as_ref().filter(|channel| !channel.is_closed()) {
-            return Ok(Arc::clone(channel));
+        if usize::from(index) >= count {
+            return Err(Error::Argument(format!("channel {index}: {} has {count}, numbered from 0 on", self.name)));
+        }
+        // Nothing that panics runs under the lock.
+        let _beginning = self.beginning.lock().unwrap_or_else(PoisonError::into_inner);
+        let there = self.channels()[usize::from(index)].clone();
+        if let Some(channel) = there.filter(|channel| !channel.is_closed()) {
+            return Ok(channel);
         }
         let channel = Channel::of_device(Arc::clone(&self.engine), index, self.depth)?;
         let channel = Arc::new(Shared::new(channel, index)?);
-        *slot = Some(Arc::clone(&channel));
+        self.channels()[usize::from(index)] = Some(Arc::clone(&channel));
         enter(&channel);
         Ok(channel)
     }
@@ -159,12 +165,11 @@ impl Device {
     /// Aborts what is in flight on every channel, and resets the device where it can be. True when all is idle.
     pub fn reset(&self, grace: Duration) -> Result<bool> {
         self.check()?;
-        let mut idle = true;
-        for channel in self.open_channels() {
-            idle &= channel.reset(grace)?;
-        }
+        let settle = || self.open_channels().iter().try_fold(true, |idle, channel| Ok(channel.reset(grace)? && idle));
+        let idle = settle()?;
         self.engine.reset()?;
-        Ok(idle)
+        // What did not let go before does now.
+        Ok(idle || settle()?)
     }
 
     /// Refuses the child of a fork.

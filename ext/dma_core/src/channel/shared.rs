@@ -316,9 +316,11 @@ impl Shared {
         drop(state);
         let _ = self.reset(grace);
         let Ok(mut state) = self.lock() else { return };
-        // The rest is the channel's own thread's to wait for.
-        drop(state.channel.take());
+        let channel = state.channel.take();
         state.table.abort(&self.counters);
+        drop(state);
+        // What it has not let go of is its own thread's to wait for.
+        drop(channel);
     }
 
     /// Aborts what is in flight and waits up to `grace` for it, which keeps nobody else waiting; true when all of it has ended.

@@ -59,6 +59,9 @@ pub(super) struct Edu {
 impl Edu {
     pub(super) fn new(function: Arc<Function>) -> Result<Edu> {
         let registers = function.bar(0)?;
+        if registers.size() <= register::COMMAND {
+            return Err(Error::Unsupported("the device's registers are not those of edu".into()));
+        }
         Ok(Edu { function, registers, stats: Arc::default(), taken: Arc::default() })
     }
 }
@@ -73,6 +76,7 @@ impl Engine for Edu {
     }
 
     fn queue(&self, index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
+        let vector = self.function.interrupt(Interrupt::Vector(0))?;
         if self.taken.swap(true, SeqCst) {
             return Err(Error::Busy(format!("channel {index} is in use")));
         }
@@ -80,16 +84,14 @@ impl Engine for Edu {
             function: Arc::clone(&self.function),
             registers: Arc::clone(&self.registers),
             stats: Arc::clone(&self.stats),
-            vector: self.function.interrupt(Interrupt::Vector(0))?,
+            vector,
             waiting: VecDeque::new(),
             current: None,
             ended: Vec::new(),
             taken: Arc::clone(&self.taken),
         };
-        // What somebody else began reaches memory only as long as the device is a bus master, which it is not before it ends.
-        if queue.is_running() {
-            self.function.stop_mastering();
-        }
+        // What somebody else began goes nowhere as long as the device is no bus master.
+        self.function.stop_mastering();
         queue.await_end()?;
         queue.acknowledge_device();
         self.function.start_mastering();

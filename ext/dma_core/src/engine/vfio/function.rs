@@ -27,6 +27,10 @@ mod config {
     pub const STATUS: u64 = 0x06;
     pub const HAS_CAPABILITIES: u64 = 1 << 4;
     pub const CAPABILITIES: u64 = 0x34;
+    /// The power management capability, and in it the control register, whose lowest two bits are the power state
+    /// (PCI Bus Power Management 1.2, 3.2.4).
+    pub const POWER: u64 = 0x01;
+    pub const POWER_CONTROL: u64 = 0x04;
     /// The PCI Express capability, its device status and there the bit that transactions are pending (PCI Express Base, 7.5.3).
     pub const EXPRESS: u64 = 0x10;
     pub const DEVICE_STATUS: u64 = 0x0a;
@@ -80,7 +84,7 @@ fn open_functions() -> &'static Mutex<Vec<String>> {
 }
 
 impl Function {
-    /// Takes the function at `address`, with memory access and bus mastering enabled, bus addresses of `bits` bits, and up to `vectors`
+    /// Takes the function at `address`, with its registers enabled and bus mastering off, bus addresses of `bits` bits, and up to `vectors`
     /// interrupts as eventfds.
     pub(super) fn open(address: &str, bits: u32, interrupts: Option<Kind>, vectors: u32) -> Result<Function> {
         let listed = pci::find(address)?;
@@ -106,7 +110,8 @@ impl Function {
             generation: sys::fork_generation(),
             _taken: taken,
         };
-        function.command(config::MEMORY_SPACE | config::BUS_MASTER, 0);
+        // What somebody else began may still go on in the device: it reaches no memory before its driver knows better.
+        function.command(config::MEMORY_SPACE, config::BUS_MASTER);
         Ok(function)
     }
 
@@ -164,7 +169,9 @@ impl Function {
     /// [`Error::Argument`] for a BAR that it has not; [`Error::Os`] where it cannot be mapped.
     pub fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
         match bank {
-            Bank::Config => Ok(Arc::<Bar>::clone(&self.config)),
+            Bank::Config => {
+                Ok(Arc::new(Config { bar: Arc::clone(&self.config), power: self.capability(config::POWER) }))
+            }
             Bank::Bar(index) => Ok(self.bar(index)?),
         }
     }
@@ -225,27 +232,27 @@ impl Function {
     }
 
     /// Whether it may begin transactions.
-    pub(super) fn is_bus_master(&self) -> bool {
+    pub fn is_bus_master(&self) -> bool {
         self.config.read(config::COMMAND, 2) & config::BUS_MASTER != 0
     }
 
     /// Lets it begin transactions.
-    pub(super) fn start_mastering(&self) {
+    pub fn start_mastering(&self) {
         self.command(config::BUS_MASTER, 0);
     }
 
     /// It begins no transaction from now on, interrupts of the message kinds included, and has ended those it had begun.
-    pub(super) fn stop_mastering(&self) {
+    pub fn stop_mastering(&self) {
         self.command(0, config::BUS_MASTER);
-        let Some(express) = self.express() else { return };
+        let Some(express) = self.capability(config::EXPRESS) else { return };
         let deadline = Instant::now() + DRAIN;
         while self.config.read(express + config::DEVICE_STATUS, 2) & config::PENDING != 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
     }
 
-    /// Where its PCI Express capability is.
-    fn express(&self) -> Option<u64> {
+    /// Where a capability is in the configuration space.
+    fn capability(&self, id: u64) -> Option<u64> {
         if self.config.read(config::STATUS, 2) & config::HAS_CAPABILITIES == 0 {
             return None;
         }
@@ -254,7 +261,7 @@ impl Function {
         for _ in 0..48 {
             match at {
                 0 => return None,
-                at if self.config.read(at, 1) == config::EXPRESS => return Some(at),
+                at if self.config.read(at, 1) == id => return Some(at),
                 _ => at = self.config.read(at + 1, 1) & 0xfc,
             }
         }
@@ -298,6 +305,32 @@ impl Drop for Function {
         self.stop_mastering();
         self.interrupts.disable(self.device.as_fd());
         self.interrupts.wake_all();
+    }
+}
+
+/// The configuration space for a program. Two things stay as they are, for registers are mapped, and would end the process with
+/// SIGBUS where they are not there: memory space stays on, and the function in its power state D0.
+#[derive(Debug)]
+struct Config {
+    bar: Arc<Bar>,
+    power: Option<u64>,
+}
+
+impl Registers for Config {
+    fn size(&self) -> u64 {
+        self.bar.size()
+    }
+
+    fn read(&self, offset: u64, width: u8) -> u64 {
+        self.bar.read(offset, width)
+    }
+
+    fn write(&self, offset: u64, width: u8, value: u64) {
+        let lane =
+            |register: u64| (offset..offset + u64::from(width)).contains(&register).then(|| 8 * (register - offset));
+        let on = lane(config::COMMAND).map_or(0, |shift| config::MEMORY_SPACE << shift);
+        let off = self.power.and_then(|power| lane(power + config::POWER_CONTROL)).map_or(0, |shift| 0b11 << shift);
+        self.bar.write(offset, width, value & !off | on);
     }
 }
 

@@ -84,12 +84,14 @@ impl Space {
         if !pages.is_ours() {
             return self.pin(pages, at, len, access);
         }
-        let region = span.region();
         let whole = self.pin(pages, pages.address(), pages.len(), Access::Both);
         let pinned = match whole {
-            // Of a pool larger than the limit a part may do.
-            Err(Error::LockLimit { .. }) if region.capacity() < pages.len() => {
-                self.pin(pages, region.address(), region.capacity(), Access::Both)?
+            // Another thread may have been first. Of what is larger than a limit, the part in hand may do, for as long as it is.
+            Err(Error::LockLimit { .. } | Error::Os { errno: Errno::ENOSPC, .. }) => {
+                return match self.find(at, len, access) {
+                    Some(pinned) => Ok(pinned),
+                    None => self.pin(pages, at, len, access),
+                };
             }
             pinned => pinned?,
         };

@@ -11,7 +11,7 @@ use super::super::bar::Bar;
 use super::super::interrupts::Vector;
 use super::super::{Function, Interrupt};
 use super::identify::{Identity, Namespace};
-use super::rings::{Command, DmaMemory, Ended, Rings};
+use super::rings::{Command, DmaMemory, Ended, Rings, DOORBELLS};
 use crate::engine::Registers;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -59,7 +59,7 @@ const ADMIN_ENTRIES: u16 = 32;
 /// How long an admin command may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a shutdown may take when the device is closed.
-const SHUTDOWN: Duration = Duration::from_secs(2);
+const SHUTDOWN: Duration = Duration::from_secs(5);
 
 /// A controller that is enabled, until it is dropped.
 #[derive(Debug)]
@@ -101,6 +101,9 @@ impl Controller {
             return Err(Error::Unsupported("the controller or this computer has no pages of 4 KiB".into()));
         }
         let stride = 4 << (capabilities >> 32 & 0xf);
+        if registers.size() < DOORBELLS + 2 * stride * u64::from(super::QUEUES + 1) {
+            return Err(Error::Unsupported("BAR 0 is too small for the doorbells of an NVMe controller".into()));
+        }
         let admin = Rings::new(&function, &registers, 0, ADMIN_ENTRIES, stride)?;
         let controller = Controller {
             vector: function.interrupt(Interrupt::Vector(0))?,
@@ -161,18 +164,22 @@ impl Controller {
         }
     }
 
-    /// From now on it reaches no memory: disabled, or, where it does not answer, reset or cut off from the bus.
-    fn halt(&self) {
+    /// From now on it reaches no memory: disabled, or, where it does not answer, reset; or else cut off from the bus, and false.
+    fn halt(&self) -> bool {
         let configuration = self.registers.read32(property::CONFIGURATION);
         self.registers.write32(property::CONFIGURATION, configuration & !1);
         let halted = self.await_status(READY, 0, self.ready_within) || self.function.reset().is_ok();
         if !halted {
             self.function.stop_mastering();
         }
+        halted
     }
 
     fn start(&self, admin: &mut Admin) -> Result<()> {
-        self.halt();
+        if !self.halt() {
+            let message = "the NVMe controller cannot be stopped; it is cut off from the bus until it is reset or power comes anew";
+            return Err(Error::os(Errno::EIO, message));
+        }
         self.function.start_mastering();
         admin.rings.restart();
         admin.in_flight = 0;
@@ -224,6 +231,13 @@ impl Controller {
         (command[0], command[10], command[11]) = (opcode::SET_FEATURES, NUMBER_OF_QUEUES, count << 16 | count);
         let given = self.command_with(admin, command)?;
         Ok(wanted.min((given & 0xffff) as u16).min((given >> 16) as u16).saturating_add(1).min(wanted))
+    }
+
+    /// Takes in what nobody waits for (aborts), so that a line which they share with others is let go.
+    pub(super) fn take_in(&self) {
+        if let Ok(mut admin) = self.admin.try_lock() {
+            while admin.take().is_some() {}
+        }
     }
 
     /// Carries admin commands out one behind the other, and returns in which of the controller's lives that was.

@@ -50,7 +50,8 @@ impl Identity {
 impl Namespace {
     pub(super) fn parse(id: u32, data: &DmaMemory) -> Namespace {
         let formatted: u8 = data.read(26);
-        let format: u32 = data.read(128 + 4 * usize::from(formatted & 0xf));
+        let index = usize::from(formatted & 0xf | (formatted >> 5 & 0b11) << 4);
+        let format: u32 = data.read(128 + 4 * index);
         let shift = (format >> 16 & 0xff).min(63);
         Namespace { id, blocks: data.read(0), block_size: 1 << shift, metadata: format as u16 }
     }

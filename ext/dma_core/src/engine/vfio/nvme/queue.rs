@@ -21,6 +21,8 @@ const FLUSH: u32 = 0x00;
 const WRITE: u32 = 0x01;
 const READ: u32 = 0x02;
 
+/// Tags are below this one, and the rest of an identifier is a generation.
+const TAGS: u16 = super::ENTRIES as u16;
 /// How long a command that was asked to be given up may go on before the controller is reset.
 const ABORT_GRACE: Duration = Duration::from_secs(1);
 /// How often the controller's health is looked at while nothing ends, and whether the device is leaving while commands are pushed.
@@ -37,8 +39,10 @@ pub(super) struct NvmeQueue {
     vector: Arc<Vector>,
     /// A page list for each command.
     lists: DmaMemory,
-    /// By tag, which is the command's identifier.
+    /// By tag.
     slots: Vec<Option<Slot>>,
+    /// What the next command's identifier has above its tag, so that an abort or a completion that comes late means no other command.
+    generation: u16,
     in_flight: usize,
     ended: Vec<Completion>,
     /// Of which of its controller's lives the pair is, and whether it was made in that.
@@ -61,6 +65,13 @@ struct Slot {
     op: Op,
 }
 
+impl Slot {
+    /// The command's identifier.
+    fn id(&self) -> u16 {
+        (self.command[0] >> 16) as u16
+    }
+}
+
 impl NvmeQueue {
     /// Creates pair `index + 1` of the controller.
     pub(super) fn new(nvme: &Arc<Nvme>, index: u16) -> Result<NvmeQueue> {
@@ -72,6 +83,7 @@ impl NvmeQueue {
             vector: controller.function.interrupt(Interrupt::Vector(vector))?,
             lists: DmaMemory::new(&controller.function, lists)?,
             slots: (0..entries).map(|_| None).collect(),
+            generation: 0,
             in_flight: 0,
             ended: Vec::new(),
             epoch: controller.epoch(),
@@ -108,6 +120,10 @@ impl NvmeQueue {
             command(opcode::CREATE_SUBMISSION_QUEUE, id << 16 | 0b01, submission),
         ]);
         (self.epoch, self.is_there) = (epoch, done.is_ok());
+        if done.is_err() {
+            // Half of it may be there.
+            let _ = self.delete();
+        }
         done
     }
 
@@ -118,8 +134,8 @@ impl NvmeQueue {
             (command[0], command[10]) = (opcode, self.id().into());
             command
         };
-        let commands = [opcode::DELETE_SUBMISSION_QUEUE, opcode::DELETE_COMPLETION_QUEUE].map(command);
-        self.nvme.controller.commands(&commands).1
+        let delete = |opcode| self.nvme.controller.commands(&[command(opcode)]).1;
+        delete(opcode::DELETE_SUBMISSION_QUEUE).and(delete(opcode::DELETE_COMPLETION_QUEUE))
     }
 
     /// The command for an operation (NVM Command Set, 3.2.4 and 3.2.6), and what keeps its memory mapped.
@@ -130,7 +146,7 @@ impl NvmeQueue {
             Op::Read { offset, span } => (READ, *offset, span, Access::Write),
             Op::Write { offset, span } => (WRITE, *offset, span, Access::Read),
             Op::Flush { .. } => {
-                command[0] = tag << 16 | FLUSH;
+                command[0] = FLUSH;
                 return Ok((command, None));
             }
             Op::Copy { .. } | Op::List { .. } => {
@@ -140,7 +156,7 @@ impl NvmeQueue {
         let pinned = self.nvme.controller.function.reach(span, access)?;
         let (block, len) = (self.nvme.namespace.block_size, span.len());
         let (first, count) = (offset / block, (len as u64 / block) as u32);
-        command[0] = tag << 16 | opcode;
+        command[0] = opcode;
         (command[10], command[11], command[12]) = (first as u32, (first >> 32) as u32, count - 1);
         self.point(&mut command, tag, pinned.address_of(span.address()), len);
         Ok((command, Some(pinned)))
@@ -187,17 +203,16 @@ impl NvmeQueue {
         function.is_leaving()
     }
 
-    fn is_write(&self, tag: u16) -> bool {
-        matches!(self.slots.get(usize::from(tag)), Some(Some(Slot { op: Op::Write { .. }, .. })))
-    }
-
     /// Takes in what the controller says has ended; false where nothing has.
     fn take_in(&mut self) -> bool {
         let mut any = false;
         while let Some(ended) = self.rings.take() {
             any = true;
-            let status = status_of(ended.code, self.is_write(ended.id));
-            self.end(ended.id, status);
+            let tag = ended.id % TAGS;
+            let slot = self.slots.get(usize::from(tag)).and_then(Option::as_ref);
+            let Some(slot) = slot.filter(|slot| slot.id() == ended.id) else { continue };
+            let status = status_of(ended.code, matches!(slot.op, Op::Write { .. }));
+            self.end(tag, status);
         }
         self.rings.release();
         any
@@ -250,10 +265,12 @@ impl NvmeQueue {
 
 impl Queue for NvmeQueue {
     fn push(&mut self, tag: u32, op: Op, _manner: Manner) -> Result<(), Rejected> {
-        let (command, pinned) = match self.describe(tag, &op) {
+        let (mut command, pinned) = match self.describe(tag, &op) {
             Ok(described) => described,
             Err(error) => return Err(Rejected::Failed(op, error)),
         };
+        self.generation = self.generation.wrapping_add(TAGS);
+        command[0] |= (u32::from(self.generation) + tag) << 16;
         self.slots[tag as usize] = Some(Slot { command, cancelled: None, attempts: 0, _pinned: pinned, op });
         self.in_flight += 1;
         match self.nvme.controller.failure() {
@@ -285,6 +302,9 @@ impl Queue for NvmeQueue {
 
     fn acknowledge(&mut self) {
         if self.vector.take() > 0 {
+            if self.nvme.controller.function.vector_count() == 1 {
+                self.nvme.controller.take_in();
+            }
             self.vector.unmask();
         }
     }
@@ -306,8 +326,9 @@ impl Queue for NvmeQueue {
         let Some(slot) = &mut self.slots[tag as usize] else { return };
         if slot.cancelled.is_none() {
             slot.cancelled = Some(Instant::now());
+            let command = slot.id();
             self.rings.ring();
-            self.nvme.controller.abort(id, tag as u16);
+            self.nvme.controller.abort(id, command);
         }
     }
 }

@@ -17,7 +17,7 @@ const COMMAND: usize = size_of::<Command>();
 /// Bytes of a completion.
 const COMPLETION: usize = 16;
 /// Where the doorbells are in BAR 0.
-const DOORBELLS: u64 = 0x1000;
+pub(super) const DOORBELLS: u64 = 0x1000;
 
 /// Memory that only driver and controller use, in whole pages of its own.
 #[derive(Debug)]
