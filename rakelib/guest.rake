@@ -59,13 +59,13 @@ namespace :guest do
     end]
   end
 
-  # Runs jobs beside each other, one more than there are processors, for all of them wait for devices now and then.
-  # Prints what each has printed when it is over.
+  # Runs jobs beside each other, two for each processor, for all of them wait for devices now and then. Prints what each
+  # has printed when it is over.
   def run_jobs(jobs)
     queue = Queue.new
     jobs.each { |job| queue << job }
     queue.close
-    workers = Array.new(Etc.nprocessors + 1) do
+    workers = Array.new(Etc.nprocessors * 2) do
       Thread.new { Array.new(jobs.size) { (job = queue.pop) && run_job(*job) } }
     end
     failed = workers.flat_map(&:value).compact
