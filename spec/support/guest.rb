@@ -100,7 +100,8 @@ module Support
       return unless name
 
       File.write("/sys/bus/pci/drivers_probe", address)
-      raise "#{name} does not take #{address}: #{`dmesg | tail -n 3`}" unless driver(address) == name
+      # Where the function has only just come, the kernel has it probed by itself, a moment later.
+      eventually("driver #{name} of #{address}", seconds: 10) { driver(address) == name }
     end
   end
 end
