@@ -6,11 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use dma_core::device::Device;
 use dma_core::engine::vfio::Options;
+use dma_core::engine::Manner;
 use dma_core::transfer::Status;
 
-use crate::cases::GRACE;
-use crate::engines::{Bench, Skip, NEVER_FAILS, NEVER_HANGS};
+use crate::cases::{read, write, GRACE};
+use crate::engines::{is_guest, Bench, Skip, NEVER_FAILS, NEVER_HANGS};
 use crate::rig::{Effort, Rig};
+use crate::support::region;
 
 static EDU: Function = Function::new("0000:00:06.0");
 static DISK: Function = Function::new("0000:00:07.0");
@@ -137,4 +139,30 @@ pub fn engines() -> Vec<Box<dyn Bench>> {
         Box::new(nvme("nvme, blocks of 512 bytes", &DISK, 1, true)),
         Box::new(nvme("nvme, blocks of 4096 bytes", &OTHER_DISK, 2, false)),
     ]
+}
+
+/// What the channel refuses before, the disk refuses as well.
+#[test]
+fn a_block_past_the_end_is_the_disks_to_refuse() {
+    if !is_guest() {
+        eprintln!("left out: this computer is no guest of the laboratory");
+        return;
+    }
+    let device = DISK.open(Options { namespace: Some(1), ..Options::default() });
+    let (engine, memory) = (device.engine(), region(4096, 0xee));
+    let (mut queue, size) = (engine.queue(1, 8).unwrap(), engine.limits().size);
+    let operations = [
+        (read(size, &memory, 0, 512), Status::BadSource),
+        (write(size, &memory, 0, 512), Status::BadDestination),
+        (read(size - 512, &memory, 0, 512), Status::Complete),
+    ];
+    for (tag, (op, status)) in (0..).zip(operations) {
+        queue.push(tag, op, Manner { interrupt: true, linked: false }).unwrap();
+        queue.kick();
+        let mut ended = Vec::new();
+        while ended.is_empty() {
+            queue.reap(&mut ended);
+        }
+        assert_eq!((ended[0].tag, ended[0].status), (tag, status));
+    }
 }
