@@ -29,6 +29,14 @@ struct Table {
     own: Vec<Weak<Pinned>>,
 }
 
+impl Table {
+    /// Takes out what transfers were given of a range; to be dropped when the table is not locked any more.
+    fn take(&mut self, start: usize, len: usize) -> Vec<Arc<Pinned>> {
+        let inside: Vec<_> = self.kept.range(start..start + len).map(|(at, _)| *at).collect();
+        inside.iter().filter_map(|at| self.kept.remove(at)).collect()
+    }
+}
+
 /// Whole pages that a function reaches; until it is dropped they stay where they are.
 #[derive(Debug)]
 pub(super) struct Pinned {
@@ -96,8 +104,7 @@ impl Space {
             pinned => pinned?,
         };
         let mut table = self.table();
-        let inside: Vec<_> = table.kept.range(pinned.start..pinned.start + pinned.len).map(|(at, _)| *at).collect();
-        let replaced: Vec<_> = inside.iter().filter_map(|at| table.kept.remove(at)).collect();
+        let replaced = table.take(pinned.start, pinned.len);
         table.kept.insert(pinned.start, Arc::clone(&pinned));
         drop(table);
         drop(replaced);
@@ -195,10 +202,7 @@ impl Hold for Space {
     }
 
     fn let_go(&self, start: usize, len: usize) {
-        let mut table = self.table();
-        let inside: Vec<_> = table.kept.range(start..start + len).map(|(at, _)| *at).collect();
-        let gone: Vec<_> = inside.iter().filter_map(|at| table.kept.remove(at)).collect();
-        drop(table);
+        let gone = self.table().take(start, len);
         drop(gone);
     }
 }
