@@ -40,6 +40,8 @@
 mod addresses;
 mod bar;
 mod bare;
+mod claim;
+mod config;
 mod container;
 mod edu;
 mod function;
@@ -122,7 +124,7 @@ impl Driven {
             () if is_nvme => nvme::VECTORS,
             () => VECTORS,
         };
-        let function = Arc::new(Function::open(address, bits, options.interrupts, vectors)?);
+        let function = Arc::new(Function::open(listed, bits, options.interrupts, vectors)?);
         let (driver, engine, channels, depth): (_, Arc<dyn Engine>, _, _) = if is_edu {
             (Driver::Edu, Arc::new(edu::Edu::new(Arc::clone(&function))?), 1, edu::DEPTH)
         } else if is_nvme {

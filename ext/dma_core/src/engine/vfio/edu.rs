@@ -4,12 +4,13 @@
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::bar::Bar;
+use super::claim::Claim;
 use super::interrupts::Vector;
 use super::space::Pinned;
 use super::{Function, Interrupt};
@@ -76,19 +77,16 @@ impl Engine for Edu {
     }
 
     fn queue(&self, index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
-        let vector = self.function.interrupt(Interrupt::Vector(0))?;
-        if self.taken.swap(true, SeqCst) {
-            return Err(Error::Busy(format!("channel {index} is in use")));
-        }
+        let claim = Claim::new(&self.taken, index)?;
         let queue = EduQueue {
             function: Arc::clone(&self.function),
             registers: Arc::clone(&self.registers),
             stats: Arc::clone(&self.stats),
-            vector,
+            vector: self.function.interrupt(Interrupt::Vector(0))?,
             waiting: VecDeque::new(),
             current: None,
             ended: Vec::new(),
-            taken: Arc::clone(&self.taken),
+            _claim: claim,
         };
         // What somebody else began goes nowhere as long as the device is no bus master.
         self.function.stop_mastering();
@@ -124,18 +122,20 @@ struct EduQueue {
     waiting: VecDeque<Transfer>,
     current: Option<Transfer>,
     ended: Vec<Completion>,
-    taken: Arc<AtomicBool>,
+    _claim: Claim,
 }
 
 #[derive(Debug)]
 struct Transfer {
     tag: u32,
-    offset: u64,
+    /// What goes into the registers of these names.
+    source: u64,
+    destination: u64,
     command: u32,
     cancelled: bool,
     // Unmapped, where it is mapped for this transfer only, before the memory is let go of.
-    pinned: Arc<Pinned>,
-    span: Span,
+    _pinned: Arc<Pinned>,
+    op: Op,
 }
 
 impl EduQueue {
@@ -162,21 +162,18 @@ impl EduQueue {
         self.vector.unmask();
     }
 
-    fn describe(&self, tag: u32, op: Op, manner: Manner) -> Result<Transfer, Rejected> {
-        let (offset, span, direction, access) = match op {
-            Op::Read { offset, span } => (offset, span, FROM_DEVICE, Access::Write),
-            Op::Write { offset, span } => (offset, span, 0, Access::Read),
-            op => {
-                return Err(Rejected::Failed(op, Error::Unsupported("the device reads and writes memory only".into())))
+    /// Source, destination and direction of an operation, and what keeps its memory mapped.
+    fn describe(&self, op: &Op) -> Result<(u64, u64, u32, Arc<Pinned>)> {
+        match op {
+            Op::Read { offset, span } => {
+                let pinned = self.function.reach(span, Access::Write)?;
+                Ok((BUFFER + offset, pinned.address_of(span.address()), FROM_DEVICE, pinned))
             }
-        };
-        let interrupt = if manner.interrupt { INTERRUPT } else { 0 };
-        match self.function.reach(&span, access) {
-            Ok(pinned) => {
-                Ok(Transfer { tag, offset, command: RUN | direction | interrupt, cancelled: false, pinned, span })
+            Op::Write { offset, span } => {
+                let pinned = self.function.reach(span, Access::Read)?;
+                Ok((pinned.address_of(span.address()), BUFFER + offset, 0, pinned))
             }
-            Err(error) if direction == 0 => Err(Rejected::Failed(Op::Write { offset, span }, error)),
-            Err(error) => Err(Rejected::Failed(Op::Read { offset, span }, error)),
+            _ => Err(Error::Unsupported("the device reads and writes memory only".into())),
         }
     }
 
@@ -185,12 +182,9 @@ impl EduQueue {
             return;
         }
         let Some(transfer) = self.waiting.pop_front() else { return };
-        let (memory, device) = (transfer.pinned.address_of(transfer.span.address()), BUFFER + transfer.offset);
-        let (source, destination) =
-            if transfer.command & FROM_DEVICE == 0 { (memory, device) } else { (device, memory) };
-        self.registers.write(register::SOURCE, 8, source);
-        self.registers.write(register::DESTINATION, 8, destination);
-        self.registers.write(register::COUNT, 8, transfer.span.len() as u64);
+        self.registers.write(register::SOURCE, 8, transfer.source);
+        self.registers.write(register::DESTINATION, 8, transfer.destination);
+        self.registers.write(register::COUNT, 8, transfer.op.len());
         self.registers.write(register::COMMAND, 8, u64::from(transfer.command));
         self.current = Some(transfer);
     }
@@ -215,8 +209,12 @@ impl Queue for EduQueue {
             self.ended.push(Completion { tag, status: Status::LinkDown, bytes: 0, eof: false });
             return Ok(());
         }
-        let transfer = self.describe(tag, op, manner)?;
-        self.waiting.push_back(transfer);
+        let (source, destination, direction, pinned) = match self.describe(&op) {
+            Ok(described) => described,
+            Err(error) => return Err(Rejected::Failed(op, error)),
+        };
+        let command = RUN | direction | if manner.interrupt { INTERRUPT } else { 0 };
+        self.waiting.push_back(Transfer { tag, source, destination, command, cancelled: false, _pinned: pinned, op });
         Ok(())
     }
 
@@ -229,7 +227,7 @@ impl Queue for EduQueue {
         let Some(status) = self.end_of_current() else { return };
         let Some(transfer) = self.current.take() else { return };
         self.acknowledge_device();
-        let bytes = if status == Status::Complete { transfer.span.len() } else { 0 };
+        let bytes = if status == Status::Complete { transfer.op.len() as usize } else { 0 };
         self.stats.count(Path::Direct, bytes);
         let tag = transfer.tag;
         drop(transfer);
@@ -270,6 +268,5 @@ impl Drop for EduQueue {
         if self.function.check().is_ok() {
             self.stop();
         }
-        self.taken.store(false, SeqCst);
     }
 }

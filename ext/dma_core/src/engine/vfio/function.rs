@@ -2,43 +2,21 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use vfio_bindings::bindings::vfio::*;
 
 use super::bar::Bar;
+use super::config::Config;
 use super::container::Container;
 use super::interrupts::{Interrupts, Kind, Vector};
-use super::pci::{self, Listed};
+use super::pci::Listed;
 use super::space::{Pinned, Space};
 use crate::engine::{Bank, Mapping, Registers};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::sys::{self, vfio, PerProcess};
 use crate::transfer::{Access, Op};
-
-/// Registers of the configuration space (PCI Local Bus Specification 3.0, 6.1 and 6.7).
-mod config {
-    pub const COMMAND: u64 = 0x04;
-    pub const BUS_MASTER: u64 = 1 << 2;
-    pub const MEMORY_SPACE: u64 = 1 << 1;
-    pub const STATUS: u64 = 0x06;
-    pub const HAS_CAPABILITIES: u64 = 1 << 4;
-    pub const CAPABILITIES: u64 = 0x34;
-    /// The power management capability, and in it the control register, whose lowest two bits are the power state
-    /// (PCI Bus Power Management 1.2, 3.2.4).
-    pub const POWER: u64 = 0x01;
-    pub const POWER_CONTROL: u64 = 0x04;
-    /// The PCI Express capability, its device status and there the bit that transactions are pending (PCI Express Base, 7.5.3).
-    pub const EXPRESS: u64 = 0x10;
-    pub const DEVICE_STATUS: u64 = 0x0a;
-    pub const PENDING: u64 = 1 << 5;
-}
-
-/// How long a device may take to end the transactions it has begun.
-const DRAIN: Duration = Duration::from_secs(1);
 
 /// How a function is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -69,7 +47,7 @@ pub enum Interrupt {
 pub struct Function {
     listed: Listed,
     interrupts: Interrupts,
-    config: Arc<Bar>,
+    config: Arc<Config>,
     bars: Mutex<[Option<Arc<Bar>>; 6]>,
     device: Arc<OwnedFd>,
     space: Arc<Space>,
@@ -84,10 +62,9 @@ fn open_functions() -> &'static Mutex<Vec<String>> {
 }
 
 impl Function {
-    /// Takes the function at `address`, with its registers enabled and bus mastering off, bus addresses of `bits` bits, and up to `vectors`
+    /// Takes the function that `listed` is, with its registers enabled and bus mastering off, bus addresses of `bits` bits, and up to `vectors`
     /// interrupts as eventfds.
-    pub(super) fn open(address: &str, bits: u32, interrupts: Option<Kind>, vectors: u32) -> Result<Function> {
-        let listed = pci::find(address)?;
+    pub(super) fn open(listed: Listed, bits: u32, interrupts: Option<Kind>, vectors: u32) -> Result<Function> {
         if let Some(obstacle) = &listed.obstacle {
             return Err(obstacle.error(&listed.address));
         }
@@ -95,14 +72,12 @@ impl Function {
         let group = listed.group.expect("nothing is in the way, so that it has a group");
         let container = Container::of_group(group)?;
         let device = Arc::new(container.device(&listed.address)?);
-        let region = |index| {
-            let region = vfio::region(device.as_fd(), index);
-            region.map_err(|errno| Error::os(errno, format!("cannot find the registers of {}", listed.address)))
-        };
-        let config = Arc::new(Bar::new(&device, &region(VFIO_PCI_CONFIG_REGION_INDEX)?)?);
+        let config = vfio::region(device.as_fd(), VFIO_PCI_CONFIG_REGION_INDEX)
+            .map_err(|errno| Error::os(errno, format!("cannot find the registers of {}", listed.address)))?;
+        let config = Config::new(Bar::new(&device, &config)?);
         let function = Function {
             interrupts: Interrupts::enable(&device, interrupts, vectors)?,
-            config,
+            config: Arc::new(config),
             bars: Mutex::default(),
             space: Space::new(container, bits),
             device,
@@ -111,7 +86,7 @@ impl Function {
             _taken: taken,
         };
         // What somebody else began may still go on in the device: it reaches no memory before its driver knows better.
-        function.command(config::MEMORY_SPACE, config::BUS_MASTER);
+        function.config.begin();
         Ok(function)
     }
 
@@ -169,9 +144,7 @@ impl Function {
     /// [`Error::Argument`] for a BAR that it has not; [`Error::Os`] where it cannot be mapped.
     pub fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
         match bank {
-            Bank::Config => {
-                Ok(Arc::new(Config { bar: Arc::clone(&self.config), power: self.capability(config::POWER) }))
-            }
+            Bank::Config => Ok(Arc::<Config>::clone(&self.config)),
             Bank::Bar(index) => Ok(self.bar(index)?),
         }
     }
@@ -226,46 +199,19 @@ impl Function {
         self.space.mappings()
     }
 
-    fn command(&self, set: u64, clear: u64) {
-        let command = self.config.read(config::COMMAND, 2);
-        self.config.write(config::COMMAND, 2, command & !clear | set);
-    }
-
     /// Whether it may begin transactions.
     pub fn is_bus_master(&self) -> bool {
-        self.config.read(config::COMMAND, 2) & config::BUS_MASTER != 0
+        self.config.is_bus_master()
     }
 
     /// Lets it begin transactions.
     pub fn start_mastering(&self) {
-        self.command(config::BUS_MASTER, 0);
+        self.config.start_mastering();
     }
 
     /// It begins no transaction from now on, interrupts of the message kinds included, and has ended those it had begun.
     pub fn stop_mastering(&self) {
-        self.command(0, config::BUS_MASTER);
-        let Some(express) = self.capability(config::EXPRESS) else { return };
-        let deadline = Instant::now() + DRAIN;
-        while self.config.read(express + config::DEVICE_STATUS, 2) & config::PENDING != 0 && Instant::now() < deadline {
-            thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Where a capability is in the configuration space.
-    fn capability(&self, id: u64) -> Option<u64> {
-        if self.config.read(config::STATUS, 2) & config::HAS_CAPABILITIES == 0 {
-            return None;
-        }
-        let mut at = self.config.read(config::CAPABILITIES, 1) & 0xfc;
-        // There is room for 48 of them: a chain that is longer goes round.
-        for _ in 0..48 {
-            match at {
-                0 => return None,
-                at if self.config.read(at, 1) == id => return Some(at),
-                _ => at = self.config.read(at + 1, 1) & 0xfc,
-            }
-        }
-        None
+        self.config.stop_mastering();
     }
 
     /// Resets the function, and it alone. Its configuration stays.
@@ -305,32 +251,6 @@ impl Drop for Function {
         self.stop_mastering();
         self.interrupts.disable(self.device.as_fd());
         self.interrupts.wake_all();
-    }
-}
-
-/// The configuration space for a program. Two things stay as they are, for registers are mapped, and would end the process with
-/// SIGBUS where they are not there: memory space stays on, and the function in its power state D0.
-#[derive(Debug)]
-struct Config {
-    bar: Arc<Bar>,
-    power: Option<u64>,
-}
-
-impl Registers for Config {
-    fn size(&self) -> u64 {
-        self.bar.size()
-    }
-
-    fn read(&self, offset: u64, width: u8) -> u64 {
-        self.bar.read(offset, width)
-    }
-
-    fn write(&self, offset: u64, width: u8, value: u64) {
-        let lane =
-            |register: u64| (offset..offset + u64::from(width)).contains(&register).then(|| 8 * (register - offset));
-        let on = lane(config::COMMAND).map_or(0, |shift| config::MEMORY_SPACE << shift);
-        let off = self.power.and_then(|power| lane(power + config::POWER_CONTROL)).map_or(0, |shift| 0b11 << shift);
-        self.bar.write(offset, width, value & !off | on);
     }
 }
 

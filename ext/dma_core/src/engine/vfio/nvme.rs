@@ -6,9 +6,10 @@ mod queue;
 mod rings;
 mod status;
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
+use super::claim::Claim;
 use super::Function;
 use crate::engine::edges::Edges;
 use crate::engine::{Bank, Engine, Limits, Mapping, Queue, Registers, Stats};
@@ -42,7 +43,7 @@ pub struct Nvme {
     namespace: Namespace,
     max_len: u64,
     entries: u16,
-    taken: Vec<AtomicBool>,
+    taken: Vec<Arc<AtomicBool>>,
     stats: Arc<Stats>,
     edges: Arc<Edges>,
 }
@@ -70,7 +71,7 @@ impl Nvme {
             max_len: (max_len / namespace.block_size).max(1) * namespace.block_size,
             // The fewest that the specification allows are two.
             entries: controller.max_entries.clamp(2, ENTRIES) as u16,
-            taken: (0..queues).map(|_| AtomicBool::new(false)).collect(),
+            taken: (0..queues).map(|_| Arc::default()).collect(),
             stats: Arc::default(),
             edges: Edges::new(),
             controller,
@@ -139,12 +140,6 @@ fn choose(identity: &Identity, wanted: Option<u32>, address: &str) -> Result<Nam
 #[derive(Debug)]
 pub(super) struct NvmeEngine(pub Arc<Nvme>);
 
-impl Nvme {
-    fn stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.stats)
-    }
-}
-
 impl Engine for NvmeEngine {
     fn limits(&self) -> Limits {
         let Namespace { block_size, .. } = self.0.namespace;
@@ -153,23 +148,14 @@ impl Engine for NvmeEngine {
     }
 
     fn stats(&self) -> Arc<Stats> {
-        self.0.stats()
+        Arc::clone(&self.0.stats)
     }
 
     fn queue(&self, index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
         let Some(taken) = self.0.taken.get(usize::from(index)) else {
             return Err(Error::Argument(format!("channel {index}: there are {}, from 0 on", self.0.taken.len())));
         };
-        if taken.swap(true, SeqCst) {
-            return Err(Error::Busy(format!("channel {index} is in use")));
-        }
-        match NvmeQueue::new(&self.0, index) {
-            Ok(queue) => Ok(Box::new(queue)),
-            Err(error) => {
-                taken.store(false, SeqCst);
-                Err(error)
-            }
-        }
+        Ok(Box::new(NvmeQueue::new(&self.0, index, Claim::new(taken, index)?)?))
     }
 
     fn edges(&self) -> Option<&Arc<Edges>> {

@@ -1,10 +1,10 @@
 //! An I/O queue pair: operations become commands, completions end them.
 
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::claim::Claim;
 use super::super::interrupts::Vector;
 use super::super::space::Pinned;
 use super::super::Interrupt;
@@ -53,6 +53,7 @@ pub(super) struct NvmeQueue {
     looked: Instant,
     /// When it was last looked whether the device is leaving.
     asked: Instant,
+    _claim: Claim,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Slot {
 
 impl NvmeQueue {
     /// Creates pair `index + 1` of the controller.
-    pub(super) fn new(nvme: &Arc<Nvme>, index: u16) -> Result<NvmeQueue> {
+    pub(super) fn new(nvme: &Arc<Nvme>, index: u16, claim: Claim) -> Result<NvmeQueue> {
         let (controller, entries) = (&nvme.controller, nvme.entries);
         let lists = usize::from(entries) * nvme.list_size();
         let vector = nvme.vector_of(index);
@@ -93,6 +94,7 @@ impl NvmeQueue {
             asked: Instant::now(),
             nvme: Arc::clone(nvme),
             index,
+            _claim: claim,
         };
         queue.create()?;
         Ok(queue)
@@ -189,7 +191,7 @@ impl NvmeQueue {
             (Op::Read { span, .. } | Op::Write { span, .. }, Status::Complete) => span.len(),
             _ => 0,
         };
-        self.nvme.stats().count(Path::Direct, bytes);
+        self.nvme.stats.count(Path::Direct, bytes);
         self.ended.push(Completion { tag: tag.into(), status, bytes, eof: false });
     }
 
@@ -342,6 +344,5 @@ impl Drop for NvmeQueue {
         if self.is_there && self.epoch == self.nvme.controller.epoch() && self.delete().is_err() {
             let _ = self.nvme.reset(self.epoch);
         }
-        self.nvme.taken[usize::from(self.index)].store(false, SeqCst);
     }
 }
