@@ -3,6 +3,10 @@
 //! This crate knows nothing of Ruby. Dependencies point down only:
 //! [`mod@file`], [`device`] → [`channel`] → [`engine`] → [`ring`] → [`transfer`] → [`memory`] → [`sys`] → [`error`].
 
+// What unit and integration tests share names the crate as the latter do.
+#[cfg(test)]
+extern crate self as dma_core;
+
 pub mod channel;
 pub mod device;
 pub mod engine;

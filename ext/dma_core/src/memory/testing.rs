@@ -1,8 +1,8 @@
-//! Memory as the unit tests make it and look at it.
+//! Memory as the tests of this crate make it and look at it; those in tests/ include this file.
 
 use std::sync::Arc;
 
-use super::{Layout, Lock, Region};
+use dma_core::memory::{Layout, Lock, Region};
 
 /// `len` bytes of memory, all of them `byte`.
 pub fn region(len: usize, byte: u8) -> Arc<Region> {
