@@ -86,11 +86,8 @@ module DMA
 
       private
 
-      PCI = /\A(\h{4,8}:)?\h\h:\h\h\.\h\z/
-      private_constant :PCI
-
       def open_path(path, direct, options)
-        return open_pci(path, direct, **options) if path.is_a?(String) && path.match?(PCI)
+        return open_pci(path, direct, **options) if path.is_a?(String) && native_pci?(path)
 
         unless options.empty?
           raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to " \

@@ -31,7 +31,6 @@ use crate::sim::Sim;
 #[magnus(class = "DMA::Device", free_immediately, mark)]
 pub struct Device {
     name: String,
-    is_pci: bool,
     /// `None` once closed: then a file's descriptors are closed as well, unless a transfer is under way.
     core: Mutex<Option<Arc<CoreDevice>>>,
     sim: Option<Arc<SimDevice>>,
@@ -56,8 +55,7 @@ impl Device {
             Kind::File(_) | Kind::Pci(_) => None,
         };
         let (mappings, channels) = (Mutex::default(), Mutex::default());
-        let is_pci = matches!(core.kind(), Kind::Pci(_));
-        Device { is_pci, name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, mappings, channels }
+        Device { name: core.name().to_owned(), core: Mutex::new(Some(core)), sim, mappings, channels }
     }
 
     /// The simulated device, if it is one, also once closed.
@@ -109,8 +107,9 @@ impl Drop for Device {
         if let Some(core) = self.core().take() {
             // The GC has no time to wait; what is under way keeps its memory until it is over. A PCI function takes its time to
             // become quiet: without a thread for that, it does so here.
+            let is_pci = matches!(core.kind(), Kind::Pci(_));
             let leave = move || core.leave(Duration::ZERO);
-            match self.is_pci {
+            match is_pci {
                 true => drop(std::thread::Builder::new().name("dma-close".into()).spawn(leave)),
                 false => leave(),
             }
@@ -283,6 +282,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let singleton = class.singleton_class()?;
     singleton.define_private_method("native_open", function!(native_open, 2))?;
     singleton.define_private_method("native_open_pci", function!(pci::native_open_pci, 5))?;
+    singleton.define_private_method("native_pci?", function!(pci::native_is_pci, 1))?;
     singleton.define_private_method("native_list", function!(pci::native_list, 0))?;
     class.define_private_method("native_bus_master", method!(pci::native_bus_master, 0))?;
     class.define_private_method("native_set_bus_master", method!(pci::native_set_bus_master, 1))?;

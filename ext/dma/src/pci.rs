@@ -1,5 +1,6 @@
 //! PCI functions: which there are, how one is opened, its interrupts.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use dma_core::device::{Device as CoreDevice, Kind};
@@ -34,6 +35,12 @@ pub fn native_list(ruby: &Ruby) -> Result<RArray, Error> {
         list.push(hash)?;
     }
     Ok(list)
+}
+
+/// Whether this is how a PCI function is written.
+#[allow(clippy::needless_pass_by_value)] // magnus converts to a PathBuf, of any bytes
+pub fn native_is_pci(path: PathBuf) -> bool {
+    path.to_str().is_some_and(pci::is_address)
 }
 
 /// Opens a function.
