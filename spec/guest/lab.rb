@@ -4,6 +4,8 @@
 module Lab
   # What keeps the laboratory from being there, or a guest from doing what it was started for.
   class Error < StandardError; end
+  # QEMU itself has died, which says nothing about what ran in the guest.
+  class Crash < Error; end
 end
 
 require_relative "lab/packages"

@@ -22,7 +22,8 @@ module Lab
     end
 
     # Runs a shell's command and returns its exit status; what it prints is written to `output` as it comes. Raises
-    # Error with the end of the console where the guest does not report a status within the limit.
+    # Error with the end of the console where the guest does not report a status within the limit, and Crash where
+    # QEMU has died of a signal.
     def run(command, output: $stdout)
       start(command, terminal: false) do |qemu, folder|
         printed, writer = IO.pipe
@@ -33,6 +34,9 @@ module Lab
             output.write(printed.readpartial(1 << 16))
             output.flush
           end
+          _, status = Process.wait2(pid)
+          pid = nil
+          raise Crash, "QEMU died of SIG#{Signal.signame(status.termsig)}" if status.signaled?
         end
       ensure
         printed&.close
@@ -74,7 +78,7 @@ module Lab
       text.match?(/\A\d+\n\z/) ? text.to_i : raise(Error, "the guest ended without a status of its command")
     rescue Error => e
       console = File.readlines(File.join(folder, "console.log")).last(60).join
-      raise Error, "#{e.message}; the end of its console:\n#{console}"
+      raise e.class, "#{e.message}; the end of its console:\n#{console}"
     end
 
     # The command as a file to run: with the environment of this process, and what the guest's programs want to know.

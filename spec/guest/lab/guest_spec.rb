@@ -38,6 +38,13 @@ RSpec.describe Lab::Guest do
       .to raise_error(Lab::Error, /ended without a status.*Kernel panic - not syncing: sysrq/m)
   end
 
+  it "tells a QEMU that dies from a guest that does" do
+    qemu = -> { Dir.glob("/proc/self/task/*/children").flat_map { |path| File.read(path).split }.map(&:to_i) }
+    output.define_singleton_method(:write) { |_| Process.kill(:SEGV, *qemu.call) }
+    expect { guest.run("echo; sleep infinity", output:) }.to raise_error(Lab::Crash, /died of SIGSEGV; the end of/)
+    expect(traces).to eq [[], []]
+  end
+
   it "ends a guest that hangs, and tells" do
     expect { guest(limit: 1).run("sleep infinity", output:) }.to raise_error(Lab::Error, /more than 1 s/)
     expect(traces).to eq [[], []]

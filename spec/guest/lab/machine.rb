@@ -13,7 +13,7 @@ module Lab
     KERNEL_ARGUMENTS = "console=ttyS0 quiet loglevel=4 panic=-1 no_timer_check nvme_core.multipath=N"
     # ext4 asks for crc32c when it mounts, and there is no modprobe to serve the kernel.
     MODULES = %w[virtio_console 9p 9pnet_virtio overlay vfio_pci vfio_iommu_type1 nvme crc32c_generic ext4 fuse
-                 cuse mtdram].freeze
+                 cuse mtdram dm_flakey].freeze
 
     OUTPUT = 3
 

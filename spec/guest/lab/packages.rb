@@ -8,8 +8,8 @@ module Lab
   # QEMU, a kernel, and the programs used beside them: Debian's packages, unpacked into a folder with all that they
   # depend on, the C library included. So they run on any machine, and nothing of this one is changed or relied on.
   class Packages
-    NAMES = %w[qemu-system-x86 linux-image-amd64 busybox-static e2fsprogs fio xz-utils zstd].freeze
-    PROGRAMS = %w[qemu-system-x86_64 mke2fs fio xz zstd].freeze
+    NAMES = %w[qemu-system-x86 linux-image-amd64 busybox-static e2fsprogs dmsetup fio xz-utils zstd].freeze
+    PROGRAMS = %w[qemu-system-x86_64 mke2fs dmsetup fio xz zstd].freeze
     # QEMU of Debian 12 itself, 7.2, aborts on an edu transfer of 4096 bytes.
     BACKPORTS = { "bookworm" => "bookworm-backports" }.freeze
     WAY_OUT = "(or fill a folder on another machine, Debian 12 or 13, with `DMA_LAB=folder rake guest:fetch`, and " \
