@@ -7,11 +7,16 @@ require "tmpdir"
 
 # What the measurements share: a file whose every byte can be looked at, its place in the page cache, and clocks.
 module Support
-  # Native functions, which leave the GVL while they run: the same cheap pass over Strings, maps and DMA buffers.
-  LIBC = {
+  # Native functions: the same cheap pass over Strings, maps and DMA buffers.
+  FUNCTIONS = {
     memchr: [[Fiddle::TYPE_VOIDP, Fiddle::TYPE_INT, Fiddle::TYPE_SIZE_T], Fiddle::TYPE_UINTPTR_T],
     mincore: [[Fiddle::TYPE_VOIDP, Fiddle::TYPE_SIZE_T, Fiddle::TYPE_VOIDP], Fiddle::TYPE_INT]
-  }.to_h { |name, types| [name, Fiddle::Function.new(Fiddle::Handle::DEFAULT[name.to_s], *types)] }.freeze
+  }.freeze
+  # They leave the GVL while they run, or keep it: what is small is passed over before another thread gives it back.
+  LIBC, HELD = [false, true].map do |need_gvl|
+    FUNCTIONS.to_h { |name, types| [name, Fiddle::Function.new(Fiddle::Handle::DEFAULT[name.to_s], *types, need_gvl:)] }
+  end
+  SMALL = 64 << 10
   UNITS = { "K" => 1 << 10, "M" => 1 << 20, "G" => 1 << 30 }.freeze
   BLOCK = 16 << 20
 
@@ -37,7 +42,8 @@ module Support
 
   # Reads every byte: looks for the one value that the file does not have.
   def touch(memory, size)
-    LIBC[:memchr].call(memory, 0, size).zero? or raise "read a zero byte that is not in the file"
+    library = size > SMALL ? LIBC : HELD
+    library[:memchr].call(memory, 0, size).zero? or raise "read a zero byte that is not in the file"
     size
   end
 
@@ -60,9 +66,14 @@ module Support
     map&.free
   end
 
+  # Touches memory and gives it back: the host of a virtual machine takes free memory away, and bringing it back would
+  # be measured in whoever happens to need it first.
+  def bring_memory(size)
+    DMA::Buffer.open(size, lock: false, &:clear)
+  end
+
   # Puts the file out of the page cache, or all of it in, and makes sure of that. As much memory as the file has bytes
-  # is touched and given back before: the host of a virtual machine takes free memory away, and bringing it back would
-  # be measured in whatever reader happens to need it first.
+  # is there after.
   def prepare(path, cache)
     # More than once where the kernel has other plans for the page cache.
     5.times do
@@ -71,7 +82,7 @@ module Support
         file.advise(:dontneed) if cache == :cold
         IO.copy_stream(file, File::NULL) if cache == :warm
       end
-      DMA::Buffer.open(File.size(path), lock: false, &:clear)
+      bring_memory(File.size(path))
       return if cached(path) == (cache == :cold ? 0 : 1)
     end
     raise format("%.1f %% of the file are in the page cache, which should be %s", cached(path) * 100, cache)
