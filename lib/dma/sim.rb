@@ -13,7 +13,7 @@ module DMA
   # same result, to the byte and the cycle.
   class Sim
     # The options of a machine; others are a device's.
-    OPTIONS = %i[clock iommu seed].freeze
+    OPTIONS = %i[clock iommu seed bus cpu_load].freeze
     # Bits of a device's numbers, where they are not 32.
     WIDTHS = { memory: 63, alignment: 63, channels: 16 }.freeze
     private_constant :OPTIONS, :WIDTHS
@@ -25,7 +25,19 @@ module DMA
     #   @return [Integer]
 
     # @!attribute [r] cycles
-    #   @return [Integer] cycles of the bus since the machine was made: 8 bytes and a nanosecond each
+    #   @return [Integer] cycles of the bus's clock since the machine was made
+
+    # @!attribute [r] time
+    #   @return [Float] the same in seconds of simulated time
+
+    # @!attribute [r] bus
+    #   @return [Hash{Symbol => Integer, nil}] what the bus is like, see {.new}
+
+    # @!attribute [r] stats
+    #   What happened on the bus since the machine was made.
+    #   @return [Hash{Symbol => Numeric}] `:cycles`; `:dma_cycles`, for which channels had the bus; `:cpu_load`, which
+    #     was asked for, in whole cycles; `:cpu_accesses`, `:cpu_cycles` that they took, and `:cpu_stall_cycles` that
+    #     the CPU waited for the bus
 
     # @!method iommu?
     #   @return [Boolean]
@@ -40,11 +52,18 @@ module DMA
       # @param iommu [Boolean] devices reach memory through an IOMMU, at bus addresses that are valid while mapped;
       #   without one at simulated physical addresses, where pages do not lie together
       # @param seed [Integer] decides where physical pages lie, and when faults with a probability happen
+      # @param bus [Symbol, Hash] `:ideal`, eight bytes a nanosecond and nothing else; `:isa`, 16 bits at 8 MHz;
+      #   `:pci`, 32 bits at 33 MHz; `:pcie`, 3.0 with 16 lanes; or a Hash: `preset:`, one of these, and what is
+      #   different: `width:` in bytes, `frequency:` in Hz, `beat:` cycles for as many bytes, `setup:` cycles and
+      #   `overhead:` bytes of each transaction, and `payload:`, the most bytes of one, nil: a burst's
+      # @param cpu_load [Numeric] the part of the time, from 0 to 1, for which the CPU wants the bus, a line of 64 bytes
+      #   at a time; how a channel shares it is a device's `mode:`
       # @return [Sim]
-      def new(clock: :free, iommu: true, seed: 0)
+      # @raise [ArgumentError] for a bus or a load that cannot be
+      def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0)
         raise ArgumentError, "iommu: #{iommu.inspect} is neither true nor false" unless [true, false].include?(iommu)
 
-        native_new(clock, iommu, DMA.__send__(:natural, seed, "seed"))
+        native_new(clock, iommu, DMA.__send__(:natural, seed, "seed"), timing(bus), fraction(cpu_load, "cpu_load"))
       end
 
       # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
@@ -72,6 +91,28 @@ module DMA
 
       private
 
+      # What a bus consists of, in the order of {#bus}.
+      def timing(bus)
+        return native_bus(bus).values unless bus.is_a?(Hash)
+
+        whole = native_bus(bus.fetch(:preset, :ideal))
+        changes = bus.except(:preset)
+        unknown = changes.keys - whole.keys
+        unless unknown.empty?
+          raise ArgumentError, "bus: #{unknown.inspect} are none of #{[:preset, *whole.keys].inspect}"
+        end
+
+        changes.each { |name, value| DMA.__send__(:natural, value, name, 64) unless name == :payload && value.nil? }
+        whole.merge(changes).values
+      end
+
+      # A number in 0..1 as a Float.
+      def fraction(number, name)
+        return number.to_f if number.is_a?(Numeric) && number.real? && (0..1).cover?(number)
+
+        raise ArgumentError, "#{name}: #{number.inspect} is not in 0..1"
+      end
+
       # A machine with one device; each gets the options that are its own.
       def with_device(**options)
         new(**options.slice(*OPTIONS)).device(**options.except(*OPTIONS))
@@ -88,14 +129,18 @@ module DMA
     # @param address_bits [Integer] 16..48; what lies above is not reached
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
+    # @param mode [Symbol, Array<Symbol>] how its channels, or each of them, share the bus with the CPU: `:burst`, the
+    #   bus is a channel's until its block is done; `:cycle_stealing`, a CPU that waits has it after each word (on PCI
+    #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(memory: 64 << 20, channels: 4, ring_size: 256, alignment: 1, address_bits: 48, max_segments: 64,
-               path: nil)
+               mode: :burst, path: nil)
       numbers = { memory: memory, channels: channels, ring_size: ring_size, alignment: alignment,
                   address_bits: address_bits, max_segments: max_segments }
-      native_device(*numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }, path)
+      numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
+      native_device(*numbers, modes(mode, channels), path)
     end
 
     # Lets time pass, with everything that ends by then.
@@ -128,7 +173,8 @@ module DMA
 
       descriptor ||= 0 unless address || probability
       count ||= 1 unless probability
-      native_inject(kind, [descriptor, address, probability && chance(probability)], device, channel, count)
+      probability &&= Sim.__send__(:fraction, probability, "probability")
+      native_inject(kind, [descriptor, address, probability], device, channel, count)
       self
     end
 
@@ -160,10 +206,11 @@ module DMA
 
     private
 
-    def chance(probability)
-      return probability.to_f if probability.is_a?(Numeric) && probability.between?(0, 1)
+    def modes(mode, channels)
+      return Array.new(channels, mode) unless mode.is_a?(Array)
+      return mode if mode.size == channels
 
-      raise ArgumentError, "probability: #{probability.inspect} is not in 0..1"
+      raise ArgumentError, "mode: #{mode.size} for #{channels} channels; give one for each, or one for all"
     end
   end
 end

@@ -5,6 +5,7 @@ module FuseProtocol
   LOOKUP = 1
   FORGET = 2
   GETATTR = 3
+  SETATTR = 4
   OPEN = 14
   READ = 15
   WRITE = 16

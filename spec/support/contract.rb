@@ -121,7 +121,7 @@ RSpec.shared_examples "a DMA engine" do |faults: false, effort: :full|
       expect { channel.submit([one] * (capabilities[:max_segments] + 1)) }.to raise_error(ArgumentError, /max_segments/)
     end
     # A file may grow.
-    beyond = capabilities[:engine] == :threads ? (1 << 63) - grain : capabilities[:size]
+    beyond = %i[uring threads].include?(capabilities[:engine]) ? (1 << 63) - grain : capabilities[:size]
     expect { channel.submit([one, one.merge(destination: beyond)].last(pieces)) }.to raise_error(ArgumentError, /bytes/)
     expect(device.read_dma(before.bytesize, at: 0)).to eq before
     expect(channel.room).to eq channel.capacity

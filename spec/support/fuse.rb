@@ -22,12 +22,12 @@ module Support
       %w[h2c_0 c2h_0 user].map { |name| "/dev/xdma9_#{name}" }
     end
 
-    # Waits until a read hangs.
+    # Waits until a read hangs, or a write.
     def await_hang
       raise "the server ended" unless @fuse.gets == "held\n"
     end
 
-    # Answers the reads that hang.
+    # Has what hangs carried out, and lets nothing hang from now on.
     def release_reads
       Process.kill(:USR1, @fuse.pid)
     end

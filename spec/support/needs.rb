@@ -18,6 +18,10 @@ module Support
       needs "root", Process.uid.zero?
     end
 
+    def needs_uring
+      needs "io_uring", DMA::File.open(RbConfig.ruby) { |file| file.stats[:engine] == :uring }
+    end
+
     # Mounts a file system for the rest of the example and returns its directory.
     def mount(type, source: "dma-spec", options: nil)
       needs_root

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
-    Clock, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger, What,
+    Clock, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Mode, Timing, Trigger, What,
 };
-use dma_core::engine::ManualClock;
 use dma_core::transfer::Status;
-use magnus::{function, method, prelude::*, DataTypeFunctions, Error, RArray, RModule, Ruby, Symbol, TypedData, Value};
+use magnus::{
+    function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, Symbol, TypedData, Value,
+};
 
 use crate::buffer::{choice, with_memory};
 use crate::device::Device;
@@ -51,13 +52,43 @@ impl Sim {
     }
 }
 
-fn native_new(ruby: &Ruby, clock: Value, iommu: bool, seed: u64) -> Result<Sim, Error> {
+/// A bus by name: what [`Timing`] consists of.
+fn native_bus(ruby: &Ruby, name: Value) -> Result<RHash, Error> {
+    match Timing::from_name(&choice(name)) {
+        Some(timing) => describe(ruby, timing),
+        None => Err(argument(ruby, format!("bus: {name:?} is none of :{}", Timing::names().join(", :")))),
+    }
+}
+
+fn describe(ruby: &Ruby, timing: Timing) -> Result<RHash, Error> {
+    let Timing { width, frequency, beat, setup, payload, overhead } = timing;
+    let hash = ruby.hash_new();
+    let payload = (payload < u64::MAX).then_some(payload);
+    hash.aset(ruby.to_symbol("width"), width)?;
+    hash.aset(ruby.to_symbol("frequency"), frequency)?;
+    hash.aset(ruby.to_symbol("beat"), beat)?;
+    hash.aset(ruby.to_symbol("setup"), setup)?;
+    hash.aset(ruby.to_symbol("payload"), payload)?;
+    hash.aset(ruby.to_symbol("overhead"), overhead)?;
+    Ok(hash)
+}
+
+fn native_new(
+    ruby: &Ruby,
+    clock: Value,
+    iommu: bool,
+    seed: u64,
+    (width, frequency, beat, setup, payload, overhead): (u64, u64, u64, u64, Option<u64>, u64),
+    cpu_load: f64,
+) -> Result<Sim, Error> {
     let clock = match choice(clock).as_str() {
         "free" => Clock::Free,
         "manual" => Clock::Manual,
         _ => return Err(argument(ruby, format!("clock: {clock:?} is none of :free, :manual"))),
     };
-    Ok(Sim { machine: with_memory(ruby, || Machine::new(MachineOptions { clock, iommu, seed }))? })
+    let timing = Timing { width, frequency, beat, setup, payload: payload.unwrap_or(u64::MAX), overhead };
+    let options = MachineOptions { clock, iommu, seed, timing, cpu_load };
+    Ok(Sim { machine: with_memory(ruby, || Machine::new(options))? })
 }
 
 /// Adds a device; at `path` where one is given.
@@ -71,16 +102,41 @@ fn native_device(
     alignment: u64,
     address_bits: u32,
     max_segments: usize,
+    modes: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
     let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments };
+    let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
+    modes.into_iter().zip(0..channels).for_each(|(mode, channel)| sim.set_mode(channel, mode));
     let name = path.as_ref().map_or_else(|| format!("sim device {}", sim.number()), |path| path.display().to_string());
     let core = CoreDevice::of_sim(&sim, &name);
     if let Some(path) = path {
         attach(&path, Arc::clone(&core));
     }
     Ok(Device::new(core))
+}
+
+fn mode_from(ruby: &Ruby, mode: Value) -> Result<Mode, Error> {
+    let named = Mode::from_name(&choice(mode));
+    named.ok_or_else(|| argument(ruby, format!("mode: {mode:?} is none of :{}", Mode::names().join(", :"))))
+}
+
+fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
+    let stats = this.machine(ruby)?.stats();
+    let hash = ruby.hash_new();
+    hash.aset(ruby.to_symbol("cycles"), stats.cycles)?;
+    hash.aset(ruby.to_symbol("dma_cycles"), stats.dma_cycles)?;
+    hash.aset(ruby.to_symbol("cpu_load"), stats.cpu_load)?;
+    hash.aset(ruby.to_symbol("cpu_accesses"), stats.cpu.accesses)?;
+    hash.aset(ruby.to_symbol("cpu_cycles"), stats.cpu.cycles)?;
+    hash.aset(ruby.to_symbol("cpu_stall_cycles"), stats.cpu.stalls)?;
+    Ok(hash)
+}
+
+fn time(ruby: &Ruby, this: &Sim) -> Result<f64, Error> {
+    let machine = this.machine(ruby)?;
+    Ok(machine.cycles() as f64 / machine.options().timing.frequency as f64)
 }
 
 fn native_step(ruby: &Ruby, this: &Sim, cycles: u64) -> Result<(), Error> {
@@ -96,7 +152,7 @@ fn run_until_idle(ruby: &Ruby, this: &Sim) -> Result<u64, Error> {
 }
 
 fn run(ruby: &Ruby, machine: &Machine, until: Option<u64>) -> Result<(), Error> {
-    while gvl::without(ruby, || (0..STEPS).all(|_| machine.step_until(until)))? {}
+    while gvl::without(ruby, || (0..STEPS).all(|_| machine.transact(until)))? {}
     Ok(())
 }
 
@@ -166,15 +222,19 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Sim", ruby.class_object())?;
     class.undef_default_alloc_func();
     let singleton = class.singleton_class()?;
-    singleton.define_private_method("native_new", function!(native_new, 3))?;
+    singleton.define_private_method("native_new", function!(native_new, 5))?;
+    singleton.define_private_method("native_bus", function!(native_bus, 1))?;
     singleton.define_private_method("native_detach", function!(|path: PathBuf| detach(&path), 1))?;
     class.define_method("clock", method!(clock, 0))?;
     class.define_method("iommu?", method!(|this: &Sim| this.machine.options().iommu, 0))?;
     class.define_method("seed", method!(|this: &Sim| this.machine.options().seed, 0))?;
     class
         .define_method("cycles", method!(|ruby: &Ruby, this: &Sim| Ok::<_, Error>(this.machine(ruby)?.cycles()), 0))?;
+    class.define_method("time", method!(time, 0))?;
+    class.define_method("stats", method!(stats, 0))?;
+    class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
-    class.define_private_method("native_device", method!(native_device, 7))?;
+    class.define_private_method("native_device", method!(native_device, 8))?;
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dma_core::channel::Shared;
 use dma_core::device::{Device, Kind};
-use dma_core::engine::file::Direct;
+use dma_core::engine::file::{self, Direct};
 use dma_core::engine::sim;
 use dma_core::{Error, Result};
 
@@ -86,7 +86,7 @@ impl Choice {
     pub(crate) fn choose(&self, path: Option<&Path>) -> Result<()> {
         let chosen = match path {
             Some(path) => {
-                let device = Device::open(path, Direct::Auto)?;
+                let device = Device::open(path, Direct::Auto, file::Choice::Auto)?;
                 device.check()?;
                 Some(Use::of(device))
             }
@@ -108,7 +108,7 @@ impl Choice {
 }
 
 fn simulated() -> Result<Arc<Use>> {
-    let options = sim::MachineOptions { clock: sim::Clock::Free, iommu: true, seed: 0 };
+    let options = sim::MachineOptions::default();
     let device = sim::Device::new(&sim::Machine::new(options)?, sim::DeviceOptions::default())?;
     Ok(Use::of(Device::of_sim(&device, "the simulated device")))
 }

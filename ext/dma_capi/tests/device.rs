@@ -28,7 +28,7 @@ fn c_path(path: &Path) -> CString {
 
 /// A machine with a device at `path`.
 fn machine(path: &str, memory: u64) -> Arc<sim::Machine> {
-    let options = sim::MachineOptions { clock: sim::Clock::Free, iommu: true, seed: 1 };
+    let options = sim::MachineOptions { seed: 1, ..sim::MachineOptions::default() };
     let machine = sim::Machine::new(options).unwrap();
     let device = sim::Device::new(&machine, sim::DeviceOptions { memory, ..Default::default() }).unwrap();
     attach(Path::new(path), Device::of_sim(&device, path));

@@ -7,6 +7,7 @@
 
 mod access;
 mod controller;
+mod cpu;
 mod device;
 mod driver;
 mod faults;
@@ -15,20 +16,18 @@ mod machine;
 mod port;
 mod registers;
 mod space;
+mod timing;
 mod trace;
 mod work;
 mod worker;
 
+pub use cpu::{CpuStats, Mode};
 pub use device::{Device, DeviceOptions};
 pub use faults::{Fault, Kind, Trigger};
-pub use machine::{Clock, Machine, MachineOptions};
+pub use machine::{Clock, Machine, MachineOptions, MachineStats};
 pub use registers::channel_offset;
+pub use timing::Timing;
 pub use trace::{Event, What};
-
-/// Bytes that the bus moves in a cycle.
-pub const BUS_WIDTH: u64 = 8;
-/// Nanoseconds of a cycle: a bus of 8 GB/s, which PCIe 3.0 x8 comes near.
-pub const CYCLE: u64 = 1;
 
 #[cfg(test)]
 mod tests;

@@ -34,7 +34,7 @@ impl Bench {
     }
 
     fn with(clock: Clock, iommu: bool, options: DeviceOptions) -> Bench {
-        let machine = Machine::new(MachineOptions { clock, iommu, seed: 1 }).unwrap();
+        let machine = Machine::new(MachineOptions { clock, iommu, seed: 1, ..MachineOptions::default() }).unwrap();
         let sim = Device::new(&machine, DeviceOptions { memory: MEMORY, ..options }).unwrap();
         let device = device::Device::of_sim(&sim, "sim");
         Bench { machine, sim, device }

@@ -4,16 +4,19 @@
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
+use super::cpu::Mode;
 use super::faults::{Faults, Kind};
 use super::port::{Port, Record};
 use super::registers::{control, Bank};
 use super::trace::{Event, What};
 use super::work::{check, Phase, Work};
-use super::{BUS_WIDTH, CYCLE};
 use crate::transfer::{flags, Access, Descriptor, Status};
 
 /// The longest chain: one that is longer runs in a circle.
 const MAX_CHAIN: u32 = 1 << 16;
+
+/// Bytes of a status, and of the register that starts a transfer.
+const STATUS: u64 = 4;
 
 /// What a channel needs of its machine for one transaction.
 pub(super) struct Bus<'a> {
@@ -28,6 +31,8 @@ pub(super) struct Bus<'a> {
 pub(super) struct Controller {
     pub port: Arc<Port>,
     pub bank: Bank,
+    /// How it shares the bus with the CPU.
+    pub mode: Mode,
     work: Option<Work>,
     /// Something failed since the ring was last empty: fences are not passed.
     failed: bool,
@@ -39,22 +44,34 @@ pub(super) struct Controller {
 
 impl Controller {
     pub(super) fn new(port: Arc<Port>) -> Controller {
-        Controller { port, bank: Bank::default(), work: None, failed: false, broken: false, halted: false }
+        Controller {
+            port,
+            bank: Bank::default(),
+            mode: Mode::default(),
+            work: None,
+            failed: false,
+            broken: false,
+            halted: false,
+        }
     }
 
-    /// How many cycles the next transaction takes; `None` where there is nothing to do.
-    pub(super) fn next_cost(&self, burst: u64) -> Option<u64> {
-        let fetch = (Descriptor::SIZE as u64).div_ceil(BUS_WIDTH) * CYCLE;
+    /// How many bytes the next transaction moves; `None` where there is nothing to do.
+    pub(super) fn next_len(&self, burst: u64) -> Option<u64> {
         match &self.work {
             Some(work) => match work.phase {
-                Phase::Fetch => Some(fetch),
-                Phase::Move => Some(work.next_burst(burst).div_ceil(BUS_WIDTH) * CYCLE),
-                Phase::Finish => Some(CYCLE),
+                Phase::Fetch => Some(Descriptor::SIZE as u64),
+                Phase::Move => Some(work.next_burst(burst)),
+                Phase::Finish => Some(STATUS),
                 Phase::Hung => None,
             },
-            None if self.bank.start => Some(CYCLE),
-            None => self.has_descriptor().then_some(fetch),
+            None if self.bank.start => Some(STATUS),
+            None => self.has_descriptor().then_some(Descriptor::SIZE as u64),
         }
+    }
+
+    /// Whether that is the next part of a block that it is moving.
+    pub(super) fn goes_on(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.phase == Phase::Move && work.done > 0)
     }
 
     fn has_descriptor(&self) -> bool {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqC
 use std::sync::{Arc, Weak};
 
 use super::controller::{Bus, Controller};
+use super::cpu::Mode;
 use super::driver::Driver;
 use super::interrupt::Interrupt;
 use super::machine::{Clock, Machine};
@@ -148,6 +149,11 @@ impl Device {
         self.machine.wake();
     }
 
+    /// How a channel takes the bus from the CPU, from the next transaction on.
+    pub fn set_mode(&self, channel: u16, mode: Mode) {
+        self.with_controller(channel, |controller, _| controller.mode = mode);
+    }
+
     /// Faults of the IOMMU: how many, and the last ones.
     pub fn iommu_faults(&self) -> (u64, Vec<Status>) {
         let last = lock(&self.common.faults).iter().copied().collect();
@@ -195,6 +201,10 @@ impl Drop for Device {
 }
 
 impl Engine for Device {
+    fn name(&self) -> &'static str {
+        "sim"
+    }
+
     fn limits(&self) -> Limits {
         let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
@@ -208,6 +218,7 @@ impl Engine for Device {
             memory: alignment as usize,
             strict: alignment > 1,
             max_len,
+            max_long: 0,
             boundary,
             max_segments,
             size: memory,

@@ -207,7 +207,7 @@ impl Queue for Driver {
         });
         if skips {
             self.slots[slot] = None;
-            self.skipped.push(Completion { tag, status: Status::Aborted, bytes: 0, eof: false });
+            self.skipped.push(Completion::aborted(tag));
         }
         self.device.machine().wake();
     }

@@ -8,8 +8,10 @@ use std::thread;
 
 use super::access::Addresses;
 use super::controller::{Bus, Controller};
+use super::cpu::{Block, Cpu, CpuStats, Mode};
 use super::faults::{Fault, Faults};
 use super::space::Space;
+use super::timing::Timing;
 use super::trace::Event;
 use super::worker::{Step, Worker};
 use crate::engine::ManualClock;
@@ -31,7 +33,7 @@ pub enum Clock {
 }
 
 /// What a machine is made like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct MachineOptions {
     /// Who lets time pass.
     pub clock: Clock,
@@ -39,6 +41,29 @@ pub struct MachineOptions {
     pub iommu: bool,
     /// Decides where physical pages lie and when faults with a probability happen.
     pub seed: u64,
+    /// What its bus is like.
+    pub timing: Timing,
+    /// The part of the time, from 0 to 1, for which the CPU wants the bus, as long as nothing keeps it waiting.
+    pub cpu_load: f64,
+}
+
+impl Default for MachineOptions {
+    fn default() -> Self {
+        MachineOptions { clock: Clock::Free, iommu: true, seed: 0, timing: Timing::IDEAL, cpu_load: 0.0 }
+    }
+}
+
+/// What happened on the bus since the machine was made.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MachineStats {
+    /// Cycles that passed.
+    pub cycles: u64,
+    /// Cycles for which channels had the bus.
+    pub dma_cycles: u64,
+    /// What became of the CPU's accesses.
+    pub cpu: CpuStats,
+    /// The part of the time for which the CPU wants the bus: what was asked for, in whole cycles.
+    pub cpu_load: f64,
 }
 
 /// A machine. It ends with the last of its devices and handles.
@@ -59,26 +84,52 @@ struct Core {
     controllers: Vec<Controller>,
     /// Who is asked first for the next transaction: round robin.
     turn: usize,
-    /// The transaction on the bus, and when it ends.
-    current: Option<(usize, u64)>,
+    current: Option<Current>,
+    timing: Timing,
+    /// None that wants the bus.
+    cpu: Option<Cpu>,
+    /// Cycles for which channels had the bus.
+    dma_cycles: u64,
     faults: Faults,
     trace: Option<Vec<Event>>,
     devices: u32,
     stopped: bool,
 }
 
+/// The transaction on the bus.
+#[derive(Debug, Clone, Copy)]
+struct Current {
+    /// Whose it is.
+    index: usize,
+    /// When it ends, and how the CPU has fared by then.
+    end: u64,
+    cpu: Option<Cpu>,
+    /// Cycles of it that are not the CPU's.
+    cycles: u64,
+    /// See [`Block`].
+    goes_on: bool,
+}
+
 impl Machine {
     /// A machine without devices.
     ///
     /// # Errors
-    /// [`Error::Os`] where the system has no thread for it.
+    /// [`Error::Argument`] for a bus or a CPU that there cannot be, [`Error::Os`] where the system has no thread for it.
     pub fn new(options: MachineOptions) -> Result<Arc<Machine>> {
+        options.timing.check()?;
+        if !(0.0..=1.0).contains(&options.cpu_load) {
+            return Err(Error::Argument(format!("cpu_load: {} is not in 0..1", options.cpu_load)));
+        }
+        let burst = if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL };
         let worker = Arc::new(Worker::new(Core {
-            burst: if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL },
+            burst: options.timing.whole(burst, BURST_FREE),
             now: 0,
             controllers: Vec::new(),
             turn: 0,
             current: None,
+            timing: options.timing,
+            cpu: Cpu::new(options.cpu_load, &options.timing),
+            dma_cycles: 0,
             faults: Faults::new(options.seed),
             trace: None,
             devices: 0,
@@ -139,9 +190,10 @@ impl Machine {
             let Core { controllers, turn, current, .. } = core;
             // Whose transaction is on the bus goes on, wherever it is in the list then.
             let kept = |controller: &Controller| controller.port.common.number != device;
-            *current = current
-                .filter(|(index, _)| kept(&controllers[*index]))
-                .map(|(index, end)| (controllers[..index].iter().filter(|controller| kept(controller)).count(), end));
+            *current = current.filter(|current| kept(&controllers[current.index])).map(|current| {
+                let index = controllers[..current.index].iter().filter(|controller| kept(controller)).count();
+                Current { index, ..current }
+            });
             controllers.retain(kept);
             *turn = 0;
         });
@@ -160,12 +212,12 @@ impl Machine {
             for (index, controller) in controllers.iter_mut().enumerate() {
                 let port = &controller.port;
                 if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
-                    let before = controller.next_cost(*burst);
+                    let before = controller.next_len(*burst);
                     work(controller, &mut bus);
                     // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
                     // not keep it from its end.
-                    let changed = controller.next_cost(*burst) != before;
-                    current.take_if(|(other, _)| changed && *other == index);
+                    let changed = controller.next_len(*burst) != before;
+                    current.take_if(|current| changed && current.index == index);
                 }
             }
         });
@@ -195,6 +247,19 @@ impl Machine {
         self.with(|core| core.now)
     }
 
+    /// What happened on the bus so far.
+    pub fn stats(&self) -> MachineStats {
+        self.with(|core| {
+            let Core { now, dma_cycles, mut cpu, current, .. } = *core;
+            // Beside a transaction it is not known how the CPU fares before that is over, and whether another follows at once.
+            if let Some(cpu) = cpu.as_mut().filter(|cpu| current.is_none() && !cpu.is_held(now)) {
+                cpu.run_until(now);
+            }
+            let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
+            MachineStats { cycles: now, dma_cycles, cpu, cpu_load }
+        })
+    }
+
     /// Begins to write down what happens.
     ///
     /// # Errors
@@ -216,25 +281,30 @@ impl Machine {
 
     /// Lets `cycles` pass, with all transactions that end by then.
     pub fn step(&self, cycles: u64) {
-        let until = self.with(|core| core.now.saturating_add(cycles));
-        while self.step_until(Some(until)) {}
+        let until = self.cycles().saturating_add(cycles);
+        while self.transact(Some(until)) {}
     }
 
     /// Lets everything happen that can; how many cycles that took.
     pub fn run_until_idle(&self) -> u64 {
         let before = self.cycles();
-        while self.step_until(None) {}
+        while self.transact(None) {}
         self.cycles() - before
+    }
+
+    /// Lets the next transaction happen if it ends by cycle `until`; false where there is none, and it is that cycle now.
+    pub fn transact(&self, until: Option<u64>) -> bool {
+        self.with(|core| core.transact(until))
     }
 }
 
 impl ManualClock for Machine {
     fn now(&self) -> u64 {
-        self.cycles()
+        self.options.timing.nanoseconds(self.cycles())
     }
 
     fn step_until(&self, until: Option<u64>) -> bool {
-        self.with(|core| core.transact(until))
+        self.transact(until.map(|until| self.options.timing.cycle_at(until)))
     }
 }
 
@@ -263,28 +333,45 @@ impl Core {
 
     /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
     fn transact(&mut self, until: Option<u64>) -> bool {
-        let Some((index, end)) = self.current.take().or_else(|| self.arbitrate()) else {
+        let Some(current) = self.current.take().or_else(|| self.arbitrate()) else {
             self.now = until.unwrap_or(self.now).max(self.now);
             return false;
         };
+        let Current { index, end, cpu, cycles, .. } = current;
         if until.is_some_and(|until| end > until) {
-            self.current = Some((index, end));
-            self.now = until.unwrap_or(self.now);
+            self.current = Some(current);
+            self.now = until.unwrap_or(self.now).max(self.now);
             return false;
         }
-        self.now = end;
+        (self.now, self.cpu) = (end, cpu);
+        self.dma_cycles += cycles;
         let mut bus = Bus { now: end, burst: self.burst, faults: &mut self.faults, trace: &mut self.trace };
         self.controllers[index].transact(&mut bus);
         true
     }
 
     /// Who has the bus next, and until when.
-    fn arbitrate(&mut self) -> Option<(usize, u64)> {
+    fn arbitrate(&mut self) -> Option<Current> {
         let count = self.controllers.len();
-        let next = (0..count).map(|step| (self.turn + step) % count);
-        let (index, cost) =
-            next.into_iter().find_map(|index| Some((index, self.controllers[index].next_cost(self.burst)?)))?;
-        self.turn = (index + 1) % count;
-        Some((index, self.now + cost))
+        let current = (0..count).find_map(|step| self.request((self.turn + step) % count))?;
+        self.turn = (current.index + 1) % count;
+        if let Some(cpu) = self.cpu.as_mut().filter(|_| !current.goes_on) {
+            cpu.run_until(self.now);
+        }
+        Some(current)
+    }
+
+    /// The next transaction of a channel, if it has one, and the CPU leaves room for it.
+    fn request(&self, index: usize) -> Option<Current> {
+        let controller = &self.controllers[index];
+        let len = controller.next_len(self.burst)?;
+        let Some(mut cpu) = self.cpu else {
+            let cycles = self.timing.cycles(len);
+            return Some(Current { index, end: self.now.saturating_add(cycles), cpu: None, cycles, goes_on: false });
+        };
+        let goes_on = controller.mode == Mode::Burst && controller.goes_on() && cpu.is_held(self.now);
+        let block = Block::new(&self.timing, len, goes_on);
+        let end = cpu.give(controller.mode, self.now, block)?;
+        Some(Current { index, end, cpu: Some(cpu), cycles: block.taken(controller.mode), goes_on })
     }
 }

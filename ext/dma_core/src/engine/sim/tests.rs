@@ -14,7 +14,7 @@ use std::sync::Arc;
 const GRACE: Duration = Duration::from_secs(5);
 
 fn machine(clock: Clock, iommu: bool) -> Arc<Machine> {
-    Machine::new(MachineOptions { clock, iommu, seed: 1 }).unwrap()
+    Machine::new(MachineOptions { clock, iommu, seed: 1, ..MachineOptions::default() }).unwrap()
 }
 
 fn open(machine: &Arc<Machine>) -> (Arc<Device>, Arc<Shared>) {

@@ -1,0 +1,174 @@
+//! The CPU as a master of the bus, and how a channel shares the bus with it.
+//!
+//! The CPU accesses memory, a cache line at a time, computes for a while, and does so again. An access that finds the bus taken stalls
+//! it. Nothing is done cycle by cycle: what happens between two transactions of a channel follows from when the CPU wants the bus next.
+
+use super::timing::Timing;
+
+/// Bytes of an access: a line of the cache.
+const LINE: u64 = 64;
+/// The most cycles that it computes after an access.
+const GAP: u64 = 1 << 40;
+
+/// How a channel takes the bus for a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// It keeps the bus until the block is done.
+    #[default]
+    Burst,
+    /// It gives the bus to a CPU that waits after each word (on PCI Express, after 64 bytes).
+    CycleStealing,
+    /// It takes words only as long as the CPU does not want the bus.
+    Transparent,
+}
+
+/// Modes and their names in Ruby.
+const NAMES: [(Mode, &str); 3] =
+    [(Mode::Burst, "burst"), (Mode::CycleStealing, "cycle_stealing"), (Mode::Transparent, "transparent")];
+
+impl Mode {
+    /// The mode with this name in Ruby.
+    pub fn from_name(name: &str) -> Option<Mode> {
+        NAMES.iter().find(|(_, other)| *other == name).map(|(mode, _)| *mode)
+    }
+
+    /// Every name.
+    pub fn names() -> Vec<&'static str> {
+        NAMES.iter().map(|(_, name)| *name).collect()
+    }
+}
+
+/// What a CPU did to the bus, and the bus to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuStats {
+    /// Accesses that have begun.
+    pub accesses: u64,
+    /// Cycles that they took.
+    pub cycles: u64,
+    /// Cycles that the CPU waited for the bus.
+    pub stalls: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cpu {
+    /// Cycles of an access, and of what is computed after it.
+    access: u64,
+    gap: u64,
+    /// When it wants the bus next. Behind `held`, it has waited since.
+    next: u64,
+    /// Until when a channel had the bus, and until when the last access takes.
+    held: u64,
+    busy: u64,
+    accesses: u64,
+    stalls: u64,
+}
+
+impl Cpu {
+    /// One that wants the bus for `load` of the time, from 0 to 1, as near as whole cycles come to it; none for 0.
+    pub(super) fn new(load: f64, timing: &Timing) -> Option<Cpu> {
+        let access = timing.cycles(LINE);
+        let gap = ((access as f64 / load - access as f64).round() as u64).min(GAP);
+        (load > 0.0).then_some(Cpu { access, gap, next: 0, held: 0, busy: 0, accesses: 0, stalls: 0 })
+    }
+
+    /// The part of the time that it wants the bus for.
+    pub(super) fn load(&self) -> f64 {
+        self.access as f64 / (self.access + self.gap) as f64
+    }
+
+    /// How it has fared so far.
+    pub(super) fn stats(&self) -> CpuStats {
+        CpuStats { accesses: self.accesses, cycles: self.accesses * self.access, stalls: self.stalls }
+    }
+
+    /// A channel has the bus from `now` on, or from when the CPU's access is over, for a block that takes `cycles` if
+    /// nobody else wants it: `units` words or packets of `unit` cycles each. When that is done; `None`: never, for the CPU
+    /// leaves no room.
+    pub(super) fn give(&mut self, mode: Mode, now: u64, block: Block) -> Option<u64> {
+        let end = match mode {
+            Mode::Burst if block.goes_on => now.saturating_add(block.cycles),
+            Mode::Burst => self.run_until(now).saturating_add(block.cycles),
+            Mode::CycleStealing => self.share(now, block, |room| room.div_ceil(block.unit).max(1)),
+            Mode::Transparent if self.gap < block.unit => return None,
+            Mode::Transparent => self.share(now, block, |room| room / block.unit),
+        };
+        self.held = end;
+        Some(end)
+    }
+
+    /// Whether a channel has had the bus until `now`: what goes on where it left off need not give it away.
+    pub(super) fn is_held(&self, now: u64) -> bool {
+        self.held == now
+    }
+
+    /// Lets the CPU have the bus for all that it wanted it for by `now`; when it is free again.
+    pub(super) fn run_until(&mut self, now: u64) -> u64 {
+        if self.next < self.held {
+            self.stalls += self.held - self.next;
+            self.next = self.held;
+        }
+        if self.next > now {
+            return now.max(self.busy);
+        }
+        let count = (now - self.next) / (self.access + self.gap) + 1;
+        let last = self.next + (count - 1) * (self.access + self.gap);
+        self.accesses += count;
+        self.busy = last.saturating_add(self.access);
+        self.next = self.busy.saturating_add(self.gap);
+        now.max(self.busy)
+    }
+
+    /// Moves a block in units, as many at a time as `fit` says there are before the CPU, which wants the bus after so many cycles, has
+    /// it; when that is done.
+    fn share(&mut self, now: u64, block: Block, fit: impl Fn(u64) -> u64) -> u64 {
+        let start = self.run_until(now);
+        let first = fit(self.next - start).min(block.units);
+        let left = block.units - first;
+        let end = start.saturating_add(first * block.unit);
+        if left == 0 {
+            return end;
+        }
+        // The CPU's access, as many units as fit after it, and so on. Each access begins when it is wanted, or when the last unit is
+        // over.
+        let each = fit(self.gap);
+        let accesses = left.div_ceil(each);
+        let busy = (each * block.unit).max(self.gap);
+        let begun = self.next.max(end);
+        self.stalls += (begun - self.next) + (accesses - 1) * (busy - self.gap);
+        self.accesses += accesses;
+        self.busy = begun.saturating_add((accesses - 1) * (self.access + busy) + self.access);
+        self.next = self.busy.saturating_add(self.gap);
+        self.busy.saturating_add((left - (accesses - 1) * each) * block.unit)
+    }
+}
+
+/// What a channel wants the bus for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Block {
+    /// Cycles in one go.
+    cycles: u64,
+    /// Words or packets, and the cycles of each, in pieces.
+    units: u64,
+    unit: u64,
+    /// It is the next part of a block whose bus nobody else has had since.
+    goes_on: bool,
+}
+
+impl Block {
+    pub(super) fn new(timing: &Timing, len: u64, goes_on: bool) -> Block {
+        let unit = timing.unit();
+        Block { cycles: timing.cycles(len), units: len.div_ceil(unit), unit: timing.cycles(unit), goes_on }
+    }
+
+    /// For how many cycles the channel has the bus.
+    pub(super) fn taken(&self, mode: Mode) -> u64 {
+        match mode {
+            Mode::Burst => self.cycles,
+            Mode::CycleStealing | Mode::Transparent => self.units * self.unit,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
