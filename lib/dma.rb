@@ -44,6 +44,42 @@ module DMA
     end
   end
 
+  # Writes a file, as ::File.binwrite: makes it where there is none, and cuts it to what is written.
+  #
+  # @param path [String, #to_path] the file
+  # @param data [Buffer, IO::Buffer, #to_s] a {Buffer} goes without a copy where the file system has direct I/O
+  # @param offset [Integer, nil] where to begin, in bytes; the file is not cut then. nil: at the start
+  # @param perm [Integer] permissions of a file that is created
+  # @param direct [true, :auto, false] past the page cache, or an error; where the file system can; never
+  # @return [Integer] bytes written: all of them. {File#fdatasync} makes them durable
+  # @raise [SystemCallError] what the operating system refused, with the offset, and how many bytes are safe
+  # @raise [UnsupportedError] with `direct: true` where the file system has no direct I/O
+  def self.write(path, data, offset: nil, perm: 0o666, direct: :auto)
+    flags = ::File::WRONLY | ::File::CREAT | (offset ? 0 : ::File::TRUNC)
+    natural(offset, "offset") if offset
+    File.open(path, flags, perm, direct: direct) { |file| file.pwrite(data, offset || 0) }
+  end
+
+  # Copies a file: by the file system where it can do that (reflink; the server of a network file system), else through
+  # memory, reading and writing at the same time. Holes stay holes. A destination that is there is cut first; one that
+  # is not is made with the permissions of the source, less the umask.
+  #
+  # A copy that fails or is interrupted leaves the bytes in the destination that are safe, and nothing behind them; but
+  # where the destination does not answer, what was written ahead may stay.
+  #
+  # @param source [String, #to_path] a regular file or a block device. What others append or cut off meanwhile is copied
+  #   or not, but no byte is made up
+  # @param destination [String, #to_path] a regular file, or a block device with room for all of it
+  # @param direct [true, :auto, false] past the page cache on both sides, or an error; where the file systems can; never
+  # @return [Integer] bytes copied, with holes: the size of the destination. {File#fdatasync} makes them durable
+  # @raise [ArgumentError] both are the same file; nothing was changed
+  # @raise [SystemCallError] what the operating system refused, with path and offset
+  # @raise [UnsupportedError] neither file nor block device; with `direct: true`, no direct I/O
+  def self.copy(source, destination, direct: :auto)
+    paths = [source, destination].map { |path| path.respond_to?(:to_path) ? path.to_path : path }
+    native_copy(*paths, direct)
+  end
+
   # The library to give to `ffi_lib`: the functions of dma.h in the extension itself, which know the memory of every
   # {Buffer} that owns its own. libdma.so, beside it, is the same for programs without Ruby; in Ruby it would know none.
   #

@@ -42,9 +42,11 @@ RSpec.describe "the engine contract" do
     it_behaves_like "a DMA engine", effort: :few
   end
 
-  context "of a regular file" do
-    let(:open_device) { DMA::Device.open(scratch_file("device.bin", "\0" * (1 << 20))) }
+  %i[uring threads].each do |engine|
+    context "of a regular file through #{engine}" do
+      let(:open_device) { DMA::Device.open(scratch_file("device.bin", "\0" * (1 << 20)), engine: engine) }
 
-    it_behaves_like "a DMA engine"
+      it_behaves_like "a DMA engine"
+    end
   end
 end

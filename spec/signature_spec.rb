@@ -84,15 +84,15 @@ RSpec.describe "sig/dma.rbs" do
       buffer.segments if Process.uid.zero?
       pool = DMA::Pool.new(count: 1, size: 10)
       [pool.count, pool.size, pool.available, pool.checkout(&:size), pool.checkout(timeout: 0.5).free]
-      [DMA.read(#{path.dump}, into: buffer), DMA.library_path]
+      [DMA.read(#{path.dump}, into: buffer), DMA.write(#{path.dump}, "one\ntwo\n"), DMA.copy(#{path.dump}, "#{path}.copy"), DMA.library_path]
       DMA::File.open(#{path.dump}, "r+", depth: 2) do |file|
         [file.size, file.alignment, file.memory_alignment, file.stats, file.direct?, file.closed?, file.path, file.inspect]
-        [file.read_into(buffer, offset: 0), file.write_from(buffer, offset: 0, length: 3), file.fsync, file.fdatasync]
-        [file.each_chunk(5) { nil }, file.rewind, file.gets, file.gets(2), file.gets("w", chomp: true), file.getc, file.pos]
+        [file.read_into(buffer, offset: 0), file.read_into([buffer]), file.write_from(buffer, offset: 0, length: 3), file.fsync, file.fdatasync]
+        [file.each_chunk(5) { nil }, file.read_many([[0, 5]]) { nil }, file.rewind, file.gets, file.gets(2), file.gets("w", chomp: true), file.getc, file.pos]
         [file.each_line.to_a, file.seek(0), file.readlines, file.eof?, file.read, file.read(1), file.seek(-3, :END)]
         [file.readbyte, file.getbyte, file.ungetbyte(3), file.ungetc("c"), file.readchar, file.pread(3, 0), file.tell]
         [file.write("a", 1), file.pwrite("b", 0), file << "c", file.print(1), file.puts("a"), file.printf("%d", 3)]
-        [file.flush, file.sync, file.truncate(9), file.to_io, file.fileno, file.binmode, file.external_encoding]
+        [file.flush, file.sync, file.truncate(9), file.fallocate(3, offset: 9), file.to_io, file.fileno, file.binmode, file.external_encoding]
         [file.rewind, file.sysread(1), file.sysseek(0), file.syswrite("x"), file.readpartial(3), file.read_nonblock(3)]
       end
       machine = DMA::Sim.new(clock: :manual, iommu: true, seed: 1)

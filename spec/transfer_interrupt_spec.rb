@@ -10,16 +10,17 @@ RSpec.describe "interrupting the wait for a device" do
 
   before { device.sim.inject(:hang) }
 
-  # The two ways to wait, each for a transfer that never ends by itself.
-  def wait(how)
-    return channel.submit(source: buffer, destination: 0).wait if how == :wait
+  # The two ways to wait, each for a transfer that never ends by itself. What an interrupted thread calls takes no
+  # memoized helper: an exception in the middle of RSpec's lock for those would take the place of the one under test.
+  def wait(how, device = self.device, buffer = self.buffer)
+    return device.channel.submit(source: buffer, destination: 0).wait if how == :wait
 
     device.read_dma(5000, into: buffer)
   end
 
   # A thread in the middle of the wait.
   def waiting(how)
-    thread = Thread.new { wait(how) }
+    thread = Thread.new(device, buffer) { |*given| wait(how, *given) }
     thread.report_on_exception = false
     Thread.pass until thread.stop? && channel.state == :active
     thread
@@ -98,9 +99,10 @@ RSpec.describe "interrupting the wait for a device" do
   it "is no matter of how often: no exception and no memory gets lost" do
     device.sim.clear_faults
     device.sim.inject(:hang, probability: 0.3)
+    given = [device, buffer]
     rounds(100).times do
-      expect { Timeout.timeout(0.001) { loop { wait(:read_dma) } } }.to raise_error(Timeout::Error)
-      thread = Thread.new { loop { wait(:wait) } }.tap { |waiter| waiter.report_on_exception = false }
+      expect { Timeout.timeout(0.001) { loop { wait(:read_dma, *given) } } }.to raise_error(Timeout::Error)
+      thread = Thread.new { loop { wait(:wait, *given) } }.tap { |waiter| waiter.report_on_exception = false }
       Thread.pass
       thread.raise(KeyError, "mine")
       expect { thread.join(60) || raise("the exception was lost") }.to raise_error(KeyError)

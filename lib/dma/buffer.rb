@@ -22,7 +22,8 @@ module DMA
     #     of it
 
     # @!attribute [r] residency
-    #   @return [:pageable, :locked] whether the kernel may swap the memory out. Locked memory may still move (mlock(2))
+    #   @return [:pageable, :locked, :pinned] whether the kernel may swap the memory out. Locked memory may still move
+    #     (mlock(2)); pinned memory cannot: io_uring or VFIO holds it, for an open file or device
 
     # @!attribute [r] huge_bytes
     #   @return [Integer] bytes that certainly lie in huge pages at this moment: pages come when they are first touched.

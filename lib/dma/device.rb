@@ -45,7 +45,8 @@ module DMA
       #   file, a block device or a character device. Of a pair `.._h2c_N`, `.._c2h_N` both are opened by either name:
       #   the one is written, the other read
       # @param direct [true, :auto, false] of a file: past the page cache, or an error; where it can; never
-      # @param options of a simulated device: those of {Sim.new} and {Sim#device}; of a PCI function:
+      # @param options of a simulated device: those of {Sim.new} and {Sim#device}; of a file: `:engine`, as for
+      #   {File.open}; of a PCI function:
       # @option options [:auto, false] :driver `:auto` drives an NVMe disk or QEMU's edu device; `false`, as for all
       #   other functions: nobody does but the program, by {#registers}, {#wait_interrupt} and {#map}
       # @option options [Integer, nil] :address_bits bits of a bus address that the device can say; nil: what its driver
@@ -89,12 +90,13 @@ module DMA
       def open_path(path, direct, options)
         return open_pci(path, direct, **options) if path.is_a?(String) && native_pci?(path)
 
-        unless options.empty?
-          raise ArgumentError, "#{options.keys.join(", ")}: options of a simulated device are given to " \
-                               "DMA::Sim.attach, and a file has none but direct:"
+        others = options.keys - [:engine]
+        unless others.empty?
+          raise ArgumentError, "#{others.join(", ")}: options of a simulated device are given to " \
+                               "DMA::Sim.attach, and a file has none but direct: and engine:"
         end
 
-        native_open(path, direct)
+        native_open(path, direct, options.fetch(:engine, :auto))
       end
 
       def open_pci(address, direct, driver: :auto, address_bits: nil, interrupts: :auto, namespace: nil)

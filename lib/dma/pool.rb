@@ -3,6 +3,9 @@
 module DMA
   # A fixed number of buffers of one size, cut from one allocation, for many threads and fibers. A buffer comes back
   # when its block ends, when it is freed, or when it is garbage; never while a transfer uses it.
+  #
+  # Its memory is held in place by io_uring where that serves a {File}, so that no request has to find it again: from
+  # the first transfer on until the file is closed. {Buffer#residency} is :pinned meanwhile.
   class Pool
     # @!attribute [r] count
     #   @return [Integer] how many buffers there are

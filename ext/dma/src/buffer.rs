@@ -19,8 +19,8 @@ use magnus::{
 };
 use rb_sys::VALUE;
 
-pub use self::bytes::append;
-pub use self::sharing::{region_of, Export};
+pub use self::bytes::{append, append_with};
+pub use self::sharing::{alignment_of, region_of, Export};
 use crate::error::{argument, busy, OrRaise};
 use crate::{gvl, memory_view, view};
 

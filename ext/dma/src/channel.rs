@@ -5,14 +5,15 @@ mod waiter;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::IntoRawFd;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dma_core::channel::{Outcome, Request, Seat, Shared, Ticket};
-use dma_core::memory::{Layout, Lock, Region, Span};
+use dma_core::channel::{Request, Shared, Ticket};
+use dma_core::memory::{Region, Span};
 use dma_core::transfer::{Direction, Op, Status};
-use dma_core::{sys, Error as Core};
+use dma_core::Error as Core;
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{
@@ -22,20 +23,16 @@ use magnus::{
 
 pub use self::stats::totals;
 use self::waiter::RubyWaiter;
-use crate::buffer::{with_memory, Size};
+use crate::buffer::Size;
 use crate::device::Device;
-use crate::error::{raise, OrRaise};
+use crate::error::{held, raise, OrRaise};
+use crate::event::{duration, GRACE};
 use crate::gvl;
+use crate::line::Line;
+use crate::lock;
 use crate::operand::element;
-use crate::port::{duration, Event, BRIEF, GRACE};
 use crate::ring::Ring;
 use crate::transfer::Transfer;
-
-/// Seats that are kept for the next who waits.
-const IDLE_SEATS: usize = 16;
-/// Memory for Strings that is kept for the next one.
-const STAGES: usize = 8;
-const STAGE: usize = 1 << 20;
 
 /// A transfer as the core knows it, and its Ruby object.
 type Known = (Arc<Ticket>, Opaque<Value>);
@@ -43,9 +40,8 @@ type Known = (Arc<Ticket>, Opaque<Value>);
 #[derive(TypedData)]
 #[magnus(class = "DMA::Channel", free_immediately, mark)]
 pub struct Channel {
-    shared: Arc<Shared>,
+    line: Line,
     device: Opaque<Value>,
-    event: Event,
     /// Transfers of this object, until somebody has been told how they ended. No Ruby code runs under these locks, so that the GC
     /// can take them to mark.
     transfers: Mutex<BTreeMap<u64, Known>>,
@@ -53,39 +49,32 @@ pub struct Channel {
     ended: Mutex<VecDeque<Known>>,
     /// How many transfers of the channel had ended when the last of this object was told of.
     seen: AtomicU64,
-    seats: Mutex<Vec<(Arc<Seat>, Event)>>,
-    stages: Mutex<Vec<Arc<Region>>>,
 }
 
 impl DataTypeFunctions for Channel {
     fn mark(&self, marker: &gc::Marker) {
         marker.mark(self.device);
-        marker.mark(self.event.io());
+        self.line.mark(marker);
         lock(&self.transfers).values().for_each(|(_, transfer)| marker.mark(*transfer));
         lock(&self.ended).iter().for_each(|(_, transfer)| marker.mark(*transfer));
-        lock(&self.seats).iter().for_each(|(_, event)| marker.mark(event.io()));
     }
 }
 
 impl Channel {
     /// The Ruby object of a device's channel.
     pub fn new(ruby: &Ruby, shared: Arc<Shared>, device: Obj<Device>) -> Result<Channel, Error> {
-        let event = Event::new(ruby, shared.event())?;
         Ok(Channel {
-            shared,
+            line: Line::new(ruby, shared)?,
             device: device.as_value().into(),
-            event,
             transfers: Mutex::default(),
             ended: Mutex::default(),
             seen: AtomicU64::new(0),
-            seats: Mutex::default(),
-            stages: Mutex::default(),
         })
     }
 
     /// Reaps completions, and tells of them.
     pub fn poll(&self, ruby: &Ruby) -> Result<(), Error> {
-        self.shared.progress().or_raise(ruby)?;
+        self.line.shared.progress().or_raise(ruby)?;
         self.dispatch(ruby)
     }
 
@@ -98,7 +87,7 @@ impl Channel {
     /// As [`Channel::dispatch`]; `leave` is called before each callback.
     fn dispatch_and(&self, ruby: &Ruby, leave: &mut dyn FnMut()) -> Result<(), Error> {
         let (mut next, mut result) = (0, Ok(()));
-        let total = self.shared.told();
+        let total = self.line.shared.told();
         if self.seen.swap(total, Relaxed) == total {
             return Ok(());
         }
@@ -157,7 +146,7 @@ impl Channel {
     fn keep_ended(&self, ticket: Arc<Ticket>, transfer: Value) {
         let mut ended = lock(&self.ended);
         ended.push_back((ticket, transfer.into()));
-        let most = self.shared.capacity();
+        let most = self.line.shared.capacity();
         if ended.len() > most {
             let well = ended.iter().position(|(ticket, _)| !ticket.status().is_failure());
             well.and_then(|index| ended.remove(index));
@@ -174,7 +163,7 @@ impl Channel {
         stage: Option<Arc<Region>>,
     ) -> Result<Obj<Transfer>, Error> {
         this.check(ruby)?;
-        let ticket = this.shared.submit(request, kick).or_raise(ruby)?;
+        let ticket = this.line.shared.submit(request, kick).or_raise(ruby)?;
         let transfer = ruby.obj_wrap(Transfer::new(Arc::clone(&ticket), this, ring, stage));
         lock(&this.transfers).insert(ticket.id(), (ticket, transfer.as_value().into()));
         Ok(transfer)
@@ -183,17 +172,19 @@ impl Channel {
     fn wait(&self, ruby: &Ruby, transfer: &Transfer, timeout: Option<Duration>) -> Result<(), Error> {
         let ticket = transfer.ticket();
         if ticket.outcome().is_none() {
-            match self.wait_seated(ruby, ticket, timeout) {
-                Ok(Some(_)) => {}
-                Ok(None) => {
-                    self.give_up(ticket, Status::TimedOut);
+            let tickets = slice::from_ref(ticket);
+            match self.wait_seated(ruby, tickets, timeout) {
+                Ok(()) if ticket.outcome().is_some() => {}
+                Ok(()) => {
+                    self.line.give_up(tickets, Status::TimedOut);
                     // What ended for another reason meanwhile is told as that.
                     if matches!(ticket.status(), Status::Pending | Status::TimedOut) {
-                        return Err(raise(ruby, &self.shared.timed_out(ticket, timeout)));
+                        return Err(raise(ruby, &self.line.shared.timed_out(ticket, timeout)));
                     }
                 }
                 Err(error) => {
-                    self.give_up(ticket, Status::Aborted);
+                    let _held = held(&error);
+                    self.line.give_up(tickets, Status::Aborted);
                     return Err(error);
                 }
             }
@@ -201,58 +192,10 @@ impl Channel {
         self.dispatch(ruby)
     }
 
-    fn wait_seated(
-        &self,
-        ruby: &Ruby,
-        ticket: &Arc<Ticket>,
-        timeout: Option<Duration>,
-    ) -> Result<Option<Outcome>, Error> {
-        self.shared.kick().or_raise(ruby)?;
-        let idle = lock(&self.seats).pop();
-        let (seat, event) = match idle {
-            Some(pair) => pair,
-            None => {
-                let seat = with_memory(ruby, Seat::new)?;
-                let event = Event::new(ruby, seat.event())?;
-                (seat, event)
-            }
-        };
-        let mut waiter = RubyWaiter::new(ruby, self, event);
-        let waited = self.shared.wait(ticket, &seat, timeout, &mut waiter);
-        let mut seats = lock(&self.seats);
-        if waited.is_ok() && seats.len() < IDLE_SEATS {
-            seats.push((seat, event));
-        }
-        waited
+    fn wait_seated(&self, ruby: &Ruby, tickets: &[Arc<Ticket>], timeout: Option<Duration>) -> Result<(), Error> {
+        self.line.shared.kick().or_raise(ruby)?;
+        self.line.wait(ruby, tickets, timeout, |seat| RubyWaiter::new(ruby, self, seat))
     }
-
-    /// Cancels a transfer, and waits a moment for the engine to let go of its memory.
-    fn give_up(&self, ticket: &Ticket, why: Status) {
-        let shared = &self.shared;
-        shared.cancel(ticket, why);
-        if !shared.settle(ticket, BRIEF) {
-            gvl::without_if_possible(|| shared.settle(ticket, GRACE));
-        }
-    }
-
-    /// Memory for the bytes of a String: some that nobody uses any more, or new.
-    fn stage(&self, len: usize) -> Result<Arc<Region>, Core> {
-        let mut stages = lock(&self.stages);
-        let free = stages.iter().find(|region| region.len() >= len && Arc::strong_count(region) == 1);
-        if let Some(region) = free {
-            return Ok(Arc::clone(region));
-        }
-        let size = len.max(1).next_multiple_of(sys::page_size());
-        let region = Region::allocate(Layout::new(size), Lock::Auto)?;
-        if size <= STAGE && stages.len() < STAGES {
-            stages.push(Arc::clone(&region));
-        }
-        Ok(region)
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn native_submit(
@@ -282,7 +225,7 @@ fn native_submit_ring(ruby: &Ruby, this: Obj<Channel>, ring: Obj<Ring>, fence: b
 
 fn native_write_string(ruby: &Ruby, this: Obj<Channel>, string: RString, offset: u64) -> Result<Obj<Transfer>, Error> {
     let len = string.len();
-    let region = this.stage(len).or_raise(ruby)?;
+    let region = this.line.stage(len).or_raise(ruby)?;
     // SAFETY: no Ruby code runs while the slice is used, which has `len` bytes.
     unsafe { region.write(0, string.as_slice().as_ptr(), len) }.or_raise(ruby)?;
     let op = Direction::ToDevice.op(offset, Span::new(&region, 0, len).or_raise(ruby)?);
@@ -293,7 +236,7 @@ fn native_read_string(ruby: &Ruby, this: Obj<Channel>, Size(len): Size, offset: 
     let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?.open(ruby)?;
     // Before memory is looked for, which may be more than there is.
     device.engine().limits().check_range(offset, len as u64).or_raise(ruby)?;
-    let region = this.stage(len).or_raise(ruby)?;
+    let region = this.line.stage(len).or_raise(ruby)?;
     let op = Direction::FromDevice.op(offset, Span::new(&region, 0, len).or_raise(ruby)?);
     Channel::submit(this, ruby, Request::new(op), true, None, Some(region))
 }
@@ -309,7 +252,7 @@ fn native_wait(ruby: &Ruby, this: &Channel, transfer: &Transfer, timeout: Option
 
 fn native_cancel(ruby: &Ruby, this: &Channel, transfer: &Transfer) -> Result<(), Error> {
     <&Device>::try_convert(this.device.get_inner_with(ruby))?.check_process(ruby)?;
-    this.shared.cancel(transfer.ticket(), Status::Aborted);
+    this.line.shared.cancel(transfer.ticket(), Status::Aborted);
     this.dispatch(ruby)
 }
 
@@ -324,7 +267,7 @@ fn native_forget(this: &Channel, transfer: &Transfer) {
 
 fn native_kick(ruby: &Ruby, this: &Channel) -> Result<(), Error> {
     this.check(ruby)?;
-    this.shared.kick().or_raise(ruby)
+    this.line.shared.kick().or_raise(ruby)
 }
 
 /// The oldest transfer that has not ended.
@@ -346,7 +289,7 @@ fn native_next_ended(this: &Channel) -> Option<Opaque<Value>> {
 
 fn native_reset(ruby: &Ruby, this: &Channel) -> Result<bool, Error> {
     this.check(ruby)?;
-    let shared = &this.shared;
+    let shared = &this.line.shared;
     let idle = gvl::without(ruby, || shared.reset(GRACE))?.or_raise(ruby)?;
     this.dispatch(ruby)?;
     Ok(idle)
@@ -354,7 +297,7 @@ fn native_reset(ruby: &Ruby, this: &Channel) -> Result<bool, Error> {
 
 /// A new descriptor of the channel's event, which the caller owns.
 fn native_descriptor(ruby: &Ruby, this: &Channel) -> Result<i32, Error> {
-    let descriptor = this.shared.event().try_clone_to_owned().map_err(|error| {
+    let descriptor = this.line.shared.event().try_clone_to_owned().map_err(|error| {
         raise(ruby, &Core::os(dma_core::error::errno(&error), "cannot duplicate the channel's event"))
     })?;
     Ok(descriptor.into_raw_fd())
@@ -362,18 +305,18 @@ fn native_descriptor(ruby: &Ruby, this: &Channel) -> Result<i32, Error> {
 
 fn stats(ruby: &Ruby, this: &Channel) -> Result<RHash, Error> {
     let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
-    totals(ruby, &this.shared, device.sim())
+    totals(ruby, &this.line.shared, device.sim())
 }
 
 fn room(ruby: &Ruby, this: &Channel) -> Result<usize, Error> {
     this.poll(ruby)?;
-    this.shared.room().or_raise(ruby)
+    this.line.shared.room().or_raise(ruby)
 }
 
 fn state(ruby: &Ruby, this: &Channel) -> Symbol {
-    ruby.to_symbol(match this.shared.room() {
+    ruby.to_symbol(match this.line.shared.room() {
         Err(_) => "closed",
-        Ok(room) if room == this.shared.capacity() => "idle",
+        Ok(room) if room == this.line.shared.capacity() => "idle",
         Ok(_) => "active",
     })
 }
@@ -382,9 +325,9 @@ fn state(ruby: &Ruby, this: &Channel) -> Symbol {
 pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Channel", ruby.class_object())?;
     class.undef_default_alloc_func();
-    class.define_method("index", method!(|this: &Channel| this.shared.index(), 0))?;
+    class.define_method("index", method!(|this: &Channel| this.line.shared.index(), 0))?;
     class.define_method("device", method!(|this: &Channel| this.device, 0))?;
-    class.define_method("capacity", method!(|this: &Channel| this.shared.capacity(), 0))?;
+    class.define_method("capacity", method!(|this: &Channel| this.line.shared.capacity(), 0))?;
     class.define_method("room", method!(room, 0))?;
     class.define_method("state", method!(state, 0))?;
     class.define_method("stats", method!(stats, 0))?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dma_core::device::{Device as CoreDevice, Kind};
 use dma_core::engine::sim::{Clock, Device as SimDevice};
 use dma_core::engine::Bank;
-use dma_core::file::Direct;
+use dma_core::file::{Choice, Direct};
 use dma_core::transfer::{Direction, Status};
 use magnus::typed_data::Obj;
 use magnus::value::Opaque;
@@ -20,10 +20,10 @@ use magnus::{
 use crate::buffer::{choice, with_memory};
 use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
+use crate::event::GRACE;
 use crate::gvl;
 use crate::mapping::Mapped;
 use crate::pci;
-use crate::port::GRACE;
 use crate::registers::Registers;
 use crate::sim::Sim;
 
@@ -127,10 +127,16 @@ pub fn direct_from(ruby: &Ruby, direct: Value) -> Result<Direct, Error> {
     }
 }
 
+/// How `engine:` is said.
+pub fn choice_from(ruby: &Ruby, engine: Value) -> Result<Choice, Error> {
+    let named = Choice::named(&choice(engine));
+    named.ok_or_else(|| argument(ruby, format!("engine: {engine:?} is none of :auto, :uring, :threads")))
+}
+
 #[allow(clippy::needless_pass_by_value)] // magnus converts to a PathBuf
-fn native_open(ruby: &Ruby, path: PathBuf, direct: Value) -> Result<Device, Error> {
-    let direct = direct_from(ruby, direct)?;
-    let core = with_memory(ruby, || CoreDevice::open(&path, direct))?;
+fn native_open(ruby: &Ruby, path: PathBuf, direct: Value, engine: Value) -> Result<Device, Error> {
+    let (direct, engine) = (direct_from(ruby, direct)?, choice_from(ruby, engine)?);
+    let core = with_memory(ruby, || CoreDevice::open(&path, direct, engine))?;
     core.check().or_raise(ruby)?;
     Ok(Device::new(core))
 }
@@ -206,6 +212,7 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
     operations.extend((moves && missing != Some(Direction::ToDevice)).then_some("write"));
     operations.extend(limits.copies.then_some("copy"));
     operations.extend(limits.flushes.then_some("flush"));
+    hash.aset(symbol("engine"), symbol(core.engine().name()))?;
     let operations: RArray = ruby.ary_from_iter(operations.into_iter().map(symbol));
     hash.aset(symbol("operations"), operations)?;
     hash.aset(symbol("channels"), core.channel_count())?;
@@ -219,7 +226,6 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         Kind::Sim(device) => {
             let (options, machine) = (device.options(), device.machine().options());
             let clock = if machine.clock == Clock::Free { "free" } else { "manual" };
-            hash.aset(symbol("engine"), symbol("sim"))?;
             hash.aset(symbol("size"), options.memory)?;
             hash.aset(symbol("ring_size"), options.ring_size)?;
             hash.aset(symbol("address_bits"), options.address_bits)?;
@@ -227,7 +233,6 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
             hash.aset(symbol("clock"), symbol(clock))?;
         }
         Kind::File(handle) => {
-            hash.aset(symbol("engine"), symbol("threads"))?;
             let size = handle.size().map_err(|errno| core_error(errno, &core)).or_raise(ruby)?;
             hash.aset(symbol("size"), (!handle.is_character()).then_some(size))?;
             hash.aset(symbol("direct"), handle.is_direct())?;
@@ -280,7 +285,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Device", ruby.class_object())?;
     class.undef_default_alloc_func();
     let singleton = class.singleton_class()?;
-    singleton.define_private_method("native_open", function!(native_open, 2))?;
+    singleton.define_private_method("native_open", function!(native_open, 3))?;
     singleton.define_private_method("native_open_pci", function!(pci::native_open_pci, 5))?;
     singleton.define_private_method("native_pci?", function!(pci::native_is_pci, 1))?;
     singleton.define_private_method("native_list", function!(pci::native_list, 0))?;

@@ -1,7 +1,7 @@
 //! Errors of the core become exceptions: the one place that knows which.
 
-use magnus::value::{InnerValue, Lazy};
-use magnus::{prelude::*, Error, ExceptionClass, Ruby};
+use magnus::value::{BoxValue, InnerValue, Lazy};
+use magnus::{prelude::*, Error, ExceptionClass, Ruby, Value};
 
 static ALIGNMENT: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "AlignmentError"));
 static BUSY: Lazy<ExceptionClass> = Lazy::new(|ruby| class(ruby, "BusyError"));
@@ -91,4 +91,10 @@ pub fn misuse(ruby: &Ruby, message: impl Into<String>) -> Error {
 /// A TimeoutError.
 pub fn timed_out(ruby: &Ruby, message: impl Into<String>) -> Error {
     exception(TIMEOUT.get_inner_with(ruby), message)
+}
+
+/// Keeps the exception of an error from the GC while other threads or Ruby code run before it is raised: where the compiler has put
+/// the error, the GC need not find it, for it looks at aligned words of the stack only.
+pub fn held(error: &Error) -> Option<BoxValue<Value>> {
+    error.value().map(BoxValue::new)
 }

@@ -1,49 +1,57 @@
-//! `DMA::File`: an open file; each thread or fiber that transfers gets a port of its own.
+//! `DMA::File`: an open file. All who transfer through it share one channel.
+
+mod ahead;
+mod crowd;
+mod strings;
 
 use std::os::fd::{AsFd, IntoRawFd};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use dma_core::channel::Request;
-use dma_core::engine::Stats;
-use dma_core::file::{File as CoreFile, Stream as CoreStream, OPERATION};
+use dma_core::channel::{Outcome, Request};
+use dma_core::engine::{Cache, Stats};
+use dma_core::file::{File as CoreFile, Regions, Stream as CoreStream};
 use dma_core::memory::Span;
 use dma_core::transfer::{Direction, Op};
-use dma_core::{sys, Errno, Error as Core};
+use dma_core::{Errno, Error as Core};
 use magnus::typed_data::Obj;
-use magnus::{
-    function, gc, method, prelude::*, DataTypeFunctions, Error, RHash, RModule, RString, Ruby, TypedData, Value,
-};
+use magnus::{function, gc, method, prelude::*, DataTypeFunctions, Error, RHash, RModule, Ruby, TypedData, Value};
 
+use self::ahead::Ahead;
+pub use self::crowd::Crowd;
 use crate::buffer::{with_memory, Buffer};
-use crate::device::direct_from;
-use crate::error::{argument, closed, raise, OrRaise};
+use crate::device::{choice_from, direct_from};
+use crate::error::{closed, raise, OrRaise};
 use crate::gvl;
 use crate::keeper::keep;
-use crate::port::Port;
-use crate::stream::{Active, Stream};
+use crate::lock;
+use crate::stream::{Active, Source, Stream};
+use crate::vectored::{check_apart, parts};
 
-/// Ports kept for the next use: as many as transfer at once in most programs.
-const IDLE_PORTS: usize = 16;
-/// Bytes of a String that are copied to aligned memory at a time.
-const STAGE: usize = 4 << 20;
+/// Memory kept for the next who read ahead: as many as do so at once in most programs.
+const IDLE: usize = 16;
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::File", free_immediately, mark, size)]
 pub struct File {
     /// `None` once closed. Transfers under way keep the file open until they are over.
     file: Mutex<Option<Arc<CoreFile>>>,
-    /// Ports that nobody uses now. No Ruby code runs under the lock, so that the GC can take it to mark.
-    idle: Mutex<Vec<Port>>,
+    /// Made for the first transfer.
+    crowd: Mutex<Option<Arc<Crowd>>>,
+    /// Memory that nobody reads ahead into now.
+    idle: Mutex<Vec<Regions>>,
+    /// Of who reads at the position.
+    ahead: Ahead,
     path: PathBuf,
     depth: u32,
+    engine: &'static str,
     stats: Arc<Stats>,
 }
 
 impl DataTypeFunctions for File {
     fn mark(&self, marker: &gc::Marker) {
-        lock(&self.idle).iter().for_each(|port| marker.mark(port.io()));
+        lock(&self.crowd).iter().for_each(|crowd| crowd.mark(marker));
     }
 
     fn size(&self) -> usize {
@@ -52,65 +60,113 @@ impl DataTypeFunctions for File {
 }
 
 impl File {
-    fn open(&self, ruby: &Ruby) -> Result<Arc<CoreFile>, Error> {
-        lock(&self.file).clone().ok_or_else(|| closed(ruby, format!("{} was closed", self.path.display())))
+    /// The open file.
+    pub fn open(&self, ruby: &Ruby) -> Result<Arc<CoreFile>, Error> {
+        // Making the error runs Ruby code, and other threads with it: not under the lock.
+        let file = lock(&self.file).clone();
+        file.ok_or_else(|| closed(ruby, format!("{} was closed", self.path.display())))
     }
 
-    fn port(&self, ruby: &Ruby, file: &CoreFile) -> Result<Port, Error> {
+    /// Whether it is open, and this process's.
+    pub fn is_usable(&self) -> bool {
+        lock(&self.file).as_ref().is_some_and(|file| file.handle().check().is_ok())
+    }
+
+    /// Whether it was closed.
+    pub fn is_closed(&self) -> bool {
+        lock(&self.file).is_none()
+    }
+
+    /// The channel that all transfers share.
+    pub fn crowd(&self, ruby: &Ruby, file: &CoreFile) -> Result<Arc<Crowd>, Error> {
         file.handle().check().or_raise(ruby)?;
-        if let Some(port) = lock(&self.idle).pop() {
-            return Ok(port);
+        if let Some(crowd) = &*lock(&self.crowd) {
+            return Ok(Arc::clone(crowd));
         }
-        let channel = file.channel(self.depth).or_raise(ruby)?;
-        Port::new(ruby, channel)
+        let made = Arc::new(Crowd::new(ruby, file, self.depth)?);
+        // Another thread may have made one meanwhile.
+        Ok(Arc::clone(lock(&self.crowd).get_or_insert(made)))
     }
 
-    /// Takes a port back, for the next use if it was `good` and is in order. True when none of the memory it used is in use any more.
-    pub fn give_back(&self, mut port: Port, good: bool) -> bool {
-        let settled = port.settle();
-        if settled && good && port.reader.channel.is_usable() && lock(&self.file).is_some() {
-            port.reader.trim();
-            let mut idle = lock(&self.idle);
-            if idle.len() < IDLE_PORTS {
-                idle.push(port);
-            }
-        }
-        settled
+    /// Carries out a request on the channel that all share. See [`Crowd::carry_out`].
+    fn carry_out(&self, ruby: &Ruby, file: &CoreFile, request: Request, left: impl FnOnce()) -> Result<Outcome, Error> {
+        let outcome = self.crowd(ruby, file)?.carry_out(ruby, request, left);
+        self.tidy();
+        outcome
     }
 
-    /// Moves `len` bytes between the start of a buffer and the file; how many were moved. With `slack`, what lies behind the
-    /// buffer's end takes the rest of the last block: for memory that was allocated for this read.
+    /// Of a closed file the channel goes with the last who uses it: until then the GC has to find here what that one waits with.
+    fn tidy(&self) {
+        let mut crowd = lock(&self.crowd);
+        let unused = self.is_closed() && crowd.as_ref().is_some_and(|crowd| Arc::strong_count(crowd) == 1);
+        let gone = if unused { crowd.take() } else { None };
+        drop(crowd);
+        drop(gone);
+    }
+
+    /// Memory to read ahead into.
+    pub fn regions(&self) -> Regions {
+        lock(&self.idle).pop().unwrap_or_default()
+    }
+
+    /// Takes it back, for the next use.
+    pub fn give_back(&self, mut regions: Regions) {
+        regions.trim();
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE && !self.is_closed() {
+            idle.push(regions);
+        }
+        drop(idle);
+        self.tidy();
+    }
+
+    /// Moves bytes between the starts of buffers and the file, one behind the other there; how many were moved. With `slack`, what
+    /// lies behind the buffer's end takes the rest of the last block: for memory that was allocated for this read.
     fn transfer(
         &self,
         ruby: &Ruby,
         direction: Direction,
-        buffer: Obj<Buffer>,
-        (len, slack): (usize, bool),
+        parts: &[(Obj<Buffer>, usize)],
+        slack: bool,
         offset: u64,
     ) -> Result<usize, Error> {
         let file = self.open(ruby)?;
-        let (region, start) = buffer.locate(0, len).or_raise(ruby)?;
         let block = if slack { file.limits().granule as usize } else { 1 };
-        let cover = len.next_multiple_of(block).min(region.capacity() - start);
-        let span = Span::new(&region, start, cover).or_raise(ruby)?;
-        let mut port = self.port(ruby, &file)?;
-        let submitted = port.reader.channel.submit(Request::new(direction.op(offset, span))).or_raise(ruby);
-        let result = submitted.and_then(|id| port.complete(ruby, id));
-        if !self.give_back(port, result.is_ok()) && buffer.is_foreign() {
-            // Its owner would free it under the engine.
-            keep(ruby, &region, buffer.as_value());
+        let (mut elements, mut regions, mut cover) = (Vec::with_capacity(parts.len()), Vec::new(), 0);
+        for (buffer, len) in parts {
+            let (region, start) = buffer.locate(0, *len).or_raise(ruby)?;
+            let size = len.next_multiple_of(block).min(region.capacity() - start);
+            let span = Span::new(&region, start, size).or_raise(ruby)?;
+            elements.push(direction.op(offset.saturating_add(cover as u64), span));
+            cover += size;
+            if buffer.is_foreign() {
+                regions.push((region, buffer.as_value()));
+            }
         }
-        let outcome = result?;
+        if direction == Direction::FromDevice && parts.len() > 1 {
+            let spans = elements.iter().filter_map(Op::span);
+            check_apart(ruby, spans.map(|span| (span.address() as usize, span.len())).collect())?;
+        }
+        let cache = match direction {
+            Direction::FromDevice => file.handle().look(offset, cover as u64),
+            Direction::ToDevice => Cache::Past,
+        };
+        let request = Request { cache, ..Request::list(elements) };
+        let outcome = self.carry_out(ruby, &file, request, || {
+            // Its owner would free it under the engine.
+            regions.iter().for_each(|(region, owner)| keep(ruby, region, *owner));
+        })?;
         check(ruby, &file, direction, offset, (outcome.bytes, cover), outcome.errno())?;
-        Ok(outcome.bytes.min(len))
+        Ok(outcome.bytes.min(parts.iter().map(|(_, len)| len).sum()))
     }
 
-    /// A stream of `range` of the file, through a port of its own.
+    /// A stream of `range` of the file.
     fn active(&self, ruby: &Ruby, range: (u64, u64), chunk: usize, depth: usize, whole: bool) -> Result<Active, Error> {
         let file = self.open(ruby)?;
-        let port = self.port(ruby, &file)?;
-        let start = |reader| CoreStream::new(Arc::clone(&file), reader, range, chunk, depth, whole);
-        Active::new(port, start).or_raise(ruby)
+        let crowd = self.crowd(ruby, &file)?;
+        let (channel, regions) = (Arc::clone(&crowd.line.shared), self.regions());
+        let stream = CoreStream::new(file, channel, regions, range, chunk, depth, whole).or_raise(ruby)?;
+        Ok(Active::new(Source::InOrder(stream), crowd))
     }
 }
 
@@ -130,22 +186,26 @@ fn check(
     Err(raise(ruby, &file.error(errno, &what)))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn native_open(ruby: &Ruby, path: PathBuf, flags: i32, perm: u32, direct: Value, depth: u32) -> Result<File, Error> {
-    let direct = direct_from(ruby, direct)?;
-    let file = with_memory(ruby, || CoreFile::open(&path, flags, perm, direct))?;
-    let stats = file.stats();
-    Ok(File { file: Mutex::new(Some(Arc::new(file))), idle: Mutex::new(Vec::new()), path, depth, stats })
+fn native_open(
+    ruby: &Ruby,
+    path: PathBuf,
+    flags: i32,
+    perm: u32,
+    (direct, engine): (Value, Value),
+    depth: u32,
+) -> Result<File, Error> {
+    let (direct, engine) = (direct_from(ruby, direct)?, choice_from(ruby, engine)?);
+    let file = with_memory(ruby, || CoreFile::open(&path, flags, perm, direct, engine))?;
+    let (engine, stats) = (file.engine().name(), file.stats());
+    let (file, crowd, idle) = (Mutex::new(Some(Arc::new(file))), Mutex::default(), Mutex::default());
+    Ok(File { file, crowd, idle, ahead: Ahead::default(), path, depth, engine, stats })
 }
 
 fn close(this: &File) {
-    // Ports of a fork's parent are dropped like others: they know.
     drop(lock(&this.file).take());
-    let ports = std::mem::take(&mut *lock(&this.idle));
-    drop(ports);
+    this.ahead.drop(this);
+    drop(std::mem::take(&mut *lock(&this.idle)));
+    this.tidy();
 }
 
 fn size(ruby: &Ruby, this: &File) -> Result<u64, Error> {
@@ -157,82 +217,21 @@ fn native_truncate(ruby: &Ruby, this: &File, size: u64) -> Result<(), Error> {
     gvl::without(ruby, || file.truncate(size))?.or_raise(ruby)
 }
 
-fn native_read_into(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, len: usize, offset: u64) -> Result<usize, Error> {
-    this.transfer(ruby, Direction::FromDevice, buffer, (len, false), offset)
+fn native_allocate(ruby: &Ruby, this: &File, offset: u64, len: u64) -> Result<(), Error> {
+    let file = this.open(ruby)?;
+    gvl::without(ruby, || file.allocate(offset, len))?.or_raise(ruby)
+}
+
+fn native_read_into(ruby: &Ruby, this: &File, memory: Value, len: usize, offset: u64) -> Result<usize, Error> {
+    this.transfer(ruby, Direction::FromDevice, &parts(ruby, memory, len)?, false, offset)
 }
 
 fn native_load(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, offset: u64) -> Result<usize, Error> {
-    this.transfer(ruby, Direction::FromDevice, buffer, (buffer.len(), true), offset)
+    this.transfer(ruby, Direction::FromDevice, &[(buffer, buffer.len())], true, offset)
 }
 
-fn native_write_from(ruby: &Ruby, this: &File, buffer: Obj<Buffer>, len: usize, offset: u64) -> Result<usize, Error> {
-    this.transfer(ruby, Direction::ToDevice, buffer, (len, false), offset)
-}
-
-/// Appends up to `len` bytes from `offset` of the file to `out`; in one request to the kernel, if `whole`.
-fn native_read_string(
-    ruby: &Ruby,
-    this: &File,
-    out: RString,
-    offset: u64,
-    len: u64,
-    whole: bool,
-) -> Result<usize, Error> {
-    if len == 0 {
-        return Ok(0);
-    }
-    let len = if whole { len.min(sys::MAX_RW as u64 / 2) } else { len };
-    let chunk = if whole { len as usize } else { OPERATION };
-    let mut active = this.active(ruby, (offset, len), chunk, this.depth as usize, whole)?;
-    let result = active.append_to(ruby, out);
-    this.give_back(active.into_port(), result.is_ok());
-    result
-}
-
-/// Writes a String, through aligned memory, at most [`STAGE`] bytes of it at a time; or what one request to the kernel takes.
-fn native_write_string(ruby: &Ruby, this: &File, string: RString, offset: u64, whole: bool) -> Result<usize, Error> {
-    let file = this.open(ruby)?;
-    let granule = file.limits().granule;
-    let total = string.len();
-    let mut port = this.port(ruby, &file)?;
-    let mut done = 0;
-    let result = loop {
-        let at = offset.saturating_add(done as u64);
-        let skip = (at % granule) as usize;
-        let len = (total - done).min(if whole { total } else { STAGE - skip });
-        if len == 0 {
-            break Ok(());
-        }
-        let moved = stage(ruby, &mut port, string, done, (skip, len)).and_then(|span| {
-            let request = Request { whole, ..Request::new(Op::Write { offset: at, span }) };
-            let id = port.reader.channel.submit(request).or_raise(ruby)?;
-            let outcome = port.complete(ruby, id)?;
-            done += outcome.bytes;
-            check(ruby, &file, Direction::ToDevice, offset, (done, total), outcome.errno())
-        });
-        if moved.is_err() || whole {
-            break moved;
-        }
-    };
-    this.give_back(port, result.is_ok());
-    result.map(|()| done)
-}
-
-/// Copies `len` bytes of the String from `from` on to memory that is as far from a boundary as the file offset is: `skip` bytes.
-fn stage(
-    ruby: &Ruby,
-    port: &mut Port,
-    string: RString,
-    from: usize,
-    (skip, len): (usize, usize),
-) -> Result<Span, Error> {
-    let region = port.reader.stage(skip + len).or_raise(ruby)?;
-    // SAFETY: no Ruby code runs while the slice is used.
-    let bytes = unsafe { string.as_slice() };
-    let bytes = bytes.get(from..from + len).ok_or_else(|| argument(ruby, "the String changed while it was written"))?;
-    // SAFETY: the slice has `len` bytes.
-    unsafe { region.write(skip, bytes.as_ptr(), len) }.or_raise(ruby)?;
-    Span::new(&region, skip, len).or_raise(ruby)
+fn native_write_from(ruby: &Ruby, this: &File, memory: Value, len: usize, offset: u64) -> Result<usize, Error> {
+    this.transfer(ruby, Direction::ToDevice, &parts(ruby, memory, len)?, false, offset)
 }
 
 fn native_stream(
@@ -249,11 +248,8 @@ fn native_stream(
 
 fn native_sync(ruby: &Ruby, this: &File, data_only: bool) -> Result<(), Error> {
     let file = this.open(ruby)?;
-    let mut port = this.port(ruby, &file)?;
-    let submitted = port.reader.channel.submit(Request::new(Op::Flush { data_only })).or_raise(ruby);
-    let result = submitted.and_then(|id| port.complete(ruby, id));
-    this.give_back(port, result.is_ok());
-    match result?.errno() {
+    let request = Request::new(Op::Flush { data_only });
+    match this.carry_out(ruby, &file, request, || {})?.errno() {
         None => Ok(()),
         Some(errno) => Err(raise(ruby, &file.error(errno, "make durable what was written to"))),
     }
@@ -275,7 +271,7 @@ fn stats(ruby: &Ruby, this: &File) -> Result<RHash, Error> {
     let stats = &this.stats;
     let (direct, buffered) = (stats.direct_requests.load(Relaxed), stats.buffered_requests.load(Relaxed));
     let hash = ruby.hash_new();
-    hash.aset(ruby.to_symbol("engine"), ruby.to_symbol("threads"))?;
+    hash.aset(ruby.to_symbol("engine"), ruby.to_symbol(this.engine))?;
     hash.aset(ruby.to_symbol("requests"), direct + buffered)?;
     hash.aset(ruby.to_symbol("direct_requests"), direct)?;
     hash.aset(ruby.to_symbol("direct_bytes"), stats.direct_bytes.load(Relaxed))?;
@@ -283,6 +279,10 @@ fn stats(ruby: &Ruby, this: &File) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("buffered_bytes"), stats.buffered_bytes.load(Relaxed))?;
     hash.aset(ruby.to_symbol("bounced_bytes"), stats.bounced_bytes.load(Relaxed))?;
     hash.aset(ruby.to_symbol("fallbacks"), stats.fallbacks.load(Relaxed))?;
+    hash.aset(ruby.to_symbol("cached_requests"), stats.cached_requests.load(Relaxed))?;
+    hash.aset(ruby.to_symbol("fixed_requests"), stats.fixed_requests.load(Relaxed))?;
+    hash.aset(ruby.to_symbol("registration_error"), stats.registration_error.get().map(String::as_str))?;
+    hash.aset(ruby.to_symbol("ring_error"), stats.ring_error.get().map(String::as_str))?;
     Ok(hash)
 }
 
@@ -307,14 +307,21 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("alignment", method!(alignment, 0))?;
     class.define_method("memory_alignment", method!(memory_alignment, 0))?;
     class.define_method("stats", method!(stats, 0))?;
-    class.define_method("closed?", method!(|this: &File| lock(&this.file).is_none(), 0))?;
+    class.define_method("closed?", method!(File::is_closed, 0))?;
     class.define_private_method("native_close", method!(close, 0))?;
     class.define_private_method("native_truncate", method!(native_truncate, 1))?;
+    class.define_private_method("native_allocate", method!(native_allocate, 2))?;
     class.define_private_method("native_read_into", method!(native_read_into, 3))?;
     class.define_private_method("native_load", method!(native_load, 2))?;
     class.define_private_method("native_write_from", method!(native_write_from, 3))?;
-    class.define_private_method("native_read_string", method!(native_read_string, 4))?;
-    class.define_private_method("native_write_string", method!(native_write_string, 3))?;
+    class.define_private_method("native_read_string", method!(strings::native_read_string, 4))?;
+    class.define_private_method("native_read_on", method!(strings::native_read_on, 4))?;
+    class.define_private_method("native_take", method!(strings::native_take, 2))?;
+    class.define_private_method("native_pread", method!(strings::native_pread, 3))?;
+    class.define_private_method("native_ahead", method!(|this: &File| this.ahead.until(), 0))?;
+    class.define_private_method("native_forget", method!(|this: &File| this.ahead.drop(this), 0))?;
+    class.define_private_method("native_write_string", method!(strings::native_write_string, 3))?;
+    class.define_private_method("native_empty", method!(strings::native_empty, 1))?;
     class.define_private_method("native_depth", method!(|this: &File| this.depth, 0))?;
     class.define_private_method("native_stream", method!(native_stream, 4))?;
     class.define_private_method("native_sync", method!(native_sync, 1))?;

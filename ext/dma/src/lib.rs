@@ -4,28 +4,39 @@
 
 mod buffer;
 mod channel;
+mod copy;
 mod device;
 mod error;
+mod event;
 mod file;
 mod gvl;
 mod keeper;
+mod line;
+mod many;
 mod mapping;
 mod memory_view;
 mod operand;
 mod pci;
 mod pool;
-mod port;
 mod registers;
 mod ring;
 mod sim;
 mod stream;
 mod transfer;
 mod value_type;
+mod vectored;
 mod view;
 
 // The functions of dma.h, here too: ffi inside Ruby finds them in this library, with the memory of every DMA::Buffer.
 use dma as _;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use magnus::{Error, Ruby, TypedData};
+
+/// Locks what no code that panics is run under.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[magnus::init]
 fn init(ruby: &Ruby) -> Result<(), Error> {
@@ -38,6 +49,8 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     pool::init(ruby, dma)?;
     file::init(ruby, dma)?;
     stream::init(ruby, dma)?;
+    many::init(dma)?;
+    copy::init(dma)?;
     device::init(ruby, dma)?;
     channel::init(ruby, dma)?;
     transfer::init(ruby, dma)?;

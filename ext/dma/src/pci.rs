@@ -11,8 +11,8 @@ use magnus::{Error, Integer, RArray, RHash, Ruby, Value};
 use crate::buffer::{choice, with_memory};
 use crate::device::Device;
 use crate::error::{argument, raise, OrRaise};
+use crate::event::{duration, Event};
 use crate::gvl;
-use crate::port::{duration, Event};
 
 fn set(ruby: &Ruby, hash: RHash, name: &str, value: impl magnus::IntoValue) -> Result<(), Error> {
     hash.aset(ruby.to_symbol(name), value)
@@ -80,7 +80,6 @@ pub fn native_open_pci(
 /// What is known of an open function beside its engine's limits.
 pub fn capabilities(ruby: &Ruby, driven: &Driven, size: u64, hash: RHash) -> Result<(), Error> {
     let (function, listed) = (&driven.function, driven.function.listed());
-    set(ruby, hash, "engine", ruby.to_symbol("vfio"))?;
     set(ruby, hash, "driver", driven.driver.name().map(|name| ruby.to_symbol(name)))?;
     set(ruby, hash, "size", Some(size).filter(|_| driven.driver.name().is_some()))?;
     set(ruby, hash, "vendor", listed.vendor)?;

@@ -10,7 +10,7 @@ use magnus::{function, gc, method, prelude::*, DataTypeFunctions, Error, RModule
 
 use crate::buffer::{account, huge_from, lock_from, with_memory, Buffer, Size};
 use crate::error::OrRaise;
-use crate::port::{duration, scheduled, Event};
+use crate::event::{duration, scheduled, Event};
 
 /// After how long a waiting checkout first looks for buffers that were dropped, which only the GC finds; then after twice as
 /// long, and so on: where buffers come back without it, a GC would only cost.

@@ -1,9 +1,10 @@
-//! `DMA::File::Stream`: chunks read ahead, behind `each_chunk`.
+//! `DMA::File::Stream`: chunks under way, behind `each_chunk` and `read_many`; and what appends them to a String.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use dma_core::file::{Step, Stream as CoreStream};
-use dma_core::sys;
+use dma_core::channel::Ticket;
+use dma_core::file::{Chunk, Many, Regions, Step, Stream as CoreStream};
+use dma_core::transfer::Status;
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{
@@ -11,18 +12,19 @@ use magnus::{
     Value,
 };
 
-use crate::buffer::{append, Buffer};
+use crate::buffer::{alignment_of, append, Buffer};
 use crate::error::{busy, OrRaise};
-use crate::file::File;
+use crate::file::{Crowd, File};
 use crate::gvl;
-use crate::port::{Event, Port};
+use crate::lock;
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::File::Stream", free_immediately, mark)]
 pub struct Stream {
     state: Mutex<State>,
-    /// Marked here, for while a stream is taken out to wait, the heap is the only place it is in.
-    event: Event,
+    /// Marked here, for while a stream is taken out to wait, it is nowhere else that the GC looks.
+    /// Gone with `close`, lest it keep the file open.
+    crowd: Mutex<Option<Arc<Crowd>>>,
     file: Opaque<Value>,
 }
 
@@ -33,31 +35,54 @@ enum State {
     Closed,
 }
 
-/// A stream under way, and what its completions are waited for on.
+/// Where the chunks come from.
+pub enum Source {
+    /// One behind the other.
+    InOrder(CoreStream),
+    /// As they are there.
+    AnyOrder(Many),
+}
+
+/// A stream under way, and with whom it waits.
 pub struct Active {
-    stream: CoreStream,
-    event: Event,
+    source: Source,
+    crowd: Arc<Crowd>,
 }
 
 impl Active {
-    /// Reads ahead through the channel of `port`.
-    pub fn new(
-        port: Port,
-        start: impl FnOnce(dma_core::file::Reader) -> Result<CoreStream, dma_core::Error>,
-    ) -> Result<Active, dma_core::Error> {
-        let (reader, event) = port.split();
-        Ok(Active { stream: start(reader)?, event })
+    /// Chunks of `source`, which reads through the channel of `crowd`.
+    pub fn new(source: Source, crowd: Arc<Crowd>) -> Active {
+        Active { source, crowd }
+    }
+
+    /// Goes on as far as that is possible without waiting.
+    pub fn advance(&mut self) -> Result<Step, dma_core::Error> {
+        match &mut self.source {
+            Source::InOrder(stream) => stream.advance(),
+            Source::AnyOrder(many) => many.advance(),
+        }
+    }
+
+    /// No byte from here on has come or is on its way, if they come in order.
+    pub fn until(&self) -> u64 {
+        match &self.source {
+            Source::InOrder(stream) => stream.until(),
+            Source::AnyOrder(_) => u64::MAX,
+        }
+    }
+
+    /// Waits until one of the transfers has ended that it wants to go on.
+    pub fn wait(&self, ruby: &Ruby, tickets: &[Arc<Ticket>]) -> Result<(), Error> {
+        self.crowd.wait(ruby, tickets)
     }
 
     /// The next chunk, waiting for it.
-    fn next(&mut self, ruby: &Ruby) -> Result<Option<dma_core::file::Chunk>, Error> {
+    fn next(&mut self, ruby: &Ruby) -> Result<Option<Chunk>, Error> {
         loop {
-            match self.stream.advance().or_raise(ruby)? {
+            match self.advance().or_raise(ruby)? {
                 Step::Chunk(chunk) => return Ok(Some(chunk)),
                 Step::End => return Ok(None),
-                Step::Wait => {
-                    self.event.wait(ruby, None)?;
-                }
+                Step::Wait(tickets) => self.wait(ruby, &tickets)?,
             }
         }
     }
@@ -74,28 +99,38 @@ impl Active {
         Ok(total)
     }
 
-    /// The port for the next use.
-    pub fn into_port(self) -> Port {
-        Port::with(self.stream.into_reader(), self.event)
+    /// Gives up what is under way. The memory, for the next who reads ahead.
+    pub fn end(self) -> Regions {
+        let pending = match &self.source {
+            Source::InOrder(stream) => stream.pending(),
+            Source::AnyOrder(many) => many.pending(),
+        };
+        if !pending.is_empty() {
+            self.crowd.line.give_up(&pending, Status::Aborted);
+        }
+        match self.source {
+            Source::InOrder(stream) => stream.into_regions(),
+            Source::AnyOrder(many) => many.into_regions(),
+        }
     }
 }
 
 impl DataTypeFunctions for Stream {
     fn mark(&self, marker: &gc::Marker) {
         marker.mark(self.file);
-        marker.mark(self.event.io());
+        lock(&self.crowd).iter().for_each(|crowd| crowd.mark(marker));
     }
 }
 
 impl Stream {
-    /// A stream of `file`, which gets the port back.
+    /// A stream of `file`, which gets the memory back.
     pub fn new(active: Active, file: Obj<File>) -> Stream {
-        let event = active.event;
-        Stream { state: Mutex::new(State::Open(Box::new(active))), event, file: file.as_value().into() }
+        let crowd = Mutex::new(Some(Arc::clone(&active.crowd)));
+        Stream { state: Mutex::new(State::Open(Box::new(active))), crowd, file: file.as_value().into() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -113,20 +148,24 @@ fn native_next(ruby: &Ruby, this: &Stream) -> Result<Option<RArray>, Error> {
     let result = active.next(ruby);
     *this.state() = State::Open(active);
     let Some(chunk) = result? else { return Ok(None) };
-    let buffer = Buffer::over(Arc::clone(&chunk.region), chunk.skip, chunk.len, sys::page_size());
+    let Chunk { region, skip, len, offset } = chunk;
+    let align = alignment_of(region.address());
+    let buffer = Buffer::over(region, skip, len, align);
     let pair = ruby.ary_new_capa(2);
     pair.push(buffer)?;
-    pair.push(chunk.offset)?;
+    pair.push(offset)?;
     Ok(Some(pair))
 }
 
-/// Ends the stream. What was read ahead and is still under way is given up.
+/// Ends the stream. What is still under way is given up.
 fn native_close(ruby: &Ruby, this: &Stream) {
     let taken = std::mem::replace(&mut *this.state(), State::Closed);
+    drop(lock(&this.crowd).take());
     if let State::Open(active) = taken {
         let file = this.file.get_inner_with(ruby);
+        let regions = active.end();
         if let Ok(file) = <&File>::try_convert(file) {
-            file.give_back(active.into_port(), true);
+            file.give_back(regions);
         }
     }
 }

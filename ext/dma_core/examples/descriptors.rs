@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dma_core::channel::{Channel, Request};
-use dma_core::engine::sim::{Clock, Device, DeviceOptions, Machine, MachineOptions};
+use dma_core::engine::sim::{Device, DeviceOptions, Machine, MachineOptions};
 use dma_core::memory::{Layout, Lock, Region, Span};
 use dma_core::sys;
 use dma_core::transfer::Op;
@@ -14,7 +14,7 @@ const BLOCK: usize = 64;
 const TIME: Duration = Duration::from_millis(300);
 
 fn main() -> dma_core::Result<()> {
-    let machine = Machine::new(MachineOptions { clock: Clock::Free, iommu: true, seed: 0 })?;
+    let machine = Machine::new(MachineOptions::default())?;
     let device = Device::new(&machine, DeviceOptions::default())?;
     let region = Region::allocate(Layout::new(BLOCK), Lock::Never)?;
     let depth = device.options().ring_size - 1;

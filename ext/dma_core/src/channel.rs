@@ -2,9 +2,11 @@
 //! order.
 
 mod check;
+mod conflict;
 mod counters;
 mod merge;
 mod plan;
+mod pump;
 mod request;
 mod settle;
 mod shared;
@@ -15,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-use crate::engine::{Engine, Limits, Manner, Queue, Rejected};
+use crate::engine::{Engine, Limits, Queue};
 use crate::error::{Error, Result};
 use crate::memory::Region;
 use crate::sys;
@@ -52,6 +54,8 @@ pub struct Channel {
     held: Option<u64>,
     /// One channel of a device: it keeps what conflicts in order, and refuses what does not fit the ring.
     is_device: bool,
+    /// The most operations of one request in flight: others have their turn beside it.
+    share: usize,
     /// Elements of all requests that have not ended.
     outstanding: usize,
     next_id: u64,
@@ -69,7 +73,12 @@ impl Channel {
     /// A channel of its user's own, that keeps up to `depth` operations in flight. Requests may overtake each other, and any
     /// number of them wait their turn.
     pub fn new(engine: Arc<dyn Engine>, depth: u32) -> Result<Channel> {
-        Channel::make(engine, 0, depth, false)
+        Channel::make(engine, 0, depth, depth, false)
+    }
+
+    /// As [`Channel::new`], for many users: `share` of the operations are one request's at most.
+    pub fn of_many(engine: Arc<dyn Engine>, depth: u32, share: u32) -> Result<Channel> {
+        Channel::make(engine, 0, depth, share, false)
     }
 
     /// Channel `index` of a device, with room for `depth` elements of requests. Requests that use what another one writes are
@@ -78,10 +87,10 @@ impl Channel {
     /// # Errors
     /// [`Error::Busy`] where the channel is in use already.
     pub fn of_device(engine: Arc<dyn Engine>, index: u16, depth: u32) -> Result<Channel> {
-        Channel::make(engine, index, depth, true)
+        Channel::make(engine, index, depth, depth, true)
     }
 
-    fn make(engine: Arc<dyn Engine>, index: u16, depth: u32, is_device: bool) -> Result<Channel> {
+    fn make(engine: Arc<dyn Engine>, index: u16, depth: u32, share: u32, is_device: bool) -> Result<Channel> {
         let queue = engine.queue(index, depth)?;
         Ok(Channel {
             limits: engine.limits(),
@@ -94,6 +103,7 @@ impl Channel {
             waiting: VecDeque::new(),
             held: None,
             is_device,
+            share: share as usize,
             outstanding: 0,
             next_id: 0,
             bounces: Vec::new(),
@@ -208,6 +218,11 @@ impl Channel {
         true
     }
 
+    /// Refuses the memory of a request that was given up to others, until the engine has let go of it.
+    pub(crate) fn abandon(&mut self, id: u64) {
+        self.slots.iter_mut().flatten().filter(|flight| flight.id == id).for_each(InFlight::abandon);
+    }
+
     /// Asks that everything be given up.
     pub fn cancel_all(&mut self) {
         let ids: Vec<u64> = self.requests.iter().map(|state| state.id).collect();
@@ -225,6 +240,11 @@ impl Channel {
     /// Whether the channel is idle and can take requests.
     pub fn is_usable(&self) -> bool {
         self.is_idle() && self.check_process().is_ok()
+    }
+
+    /// Whether it is one of a device's.
+    pub(crate) fn is_device(&self) -> bool {
+        self.is_device
     }
 
     /// How many more elements a device's channel takes now.
@@ -266,124 +286,6 @@ impl Channel {
 
     fn find(&self, id: u64) -> Result<usize, usize> {
         self.requests.binary_search_by_key(&id, |state| state.id)
-    }
-
-    /// Takes out the request at `index` if it has ended; what came behind it learns of a failure.
-    fn settle(&mut self, index: usize, ended: &mut Vec<Outcome>) {
-        let Some(outcome) = self.requests[index].outcome() else { return };
-        if outcome.status.is_failure() {
-            self.requests.iter_mut().skip(index).for_each(|state| state.poisoned = true);
-        }
-        if let Some(state) = self.requests.remove(index) {
-            self.outstanding -= state.request.elements.len();
-        }
-        self.counters.count(&outcome);
-        ended.push(outcome);
-    }
-
-    fn push(&mut self, ended: &mut Vec<Outcome>) {
-        if let Some(merging) = &mut self.merging {
-            merging.refused = false;
-        }
-        let mut next = 0;
-        while let Some(&id) = self.waiting.get(next) {
-            if self.held.is_some_and(|held| id >= held) {
-                break;
-            }
-            let Ok(index) = self.find(id) else {
-                self.waiting.remove(next);
-                continue;
-            };
-            if self.requests[index].request.fence && index > 0 {
-                break;
-            }
-            if self.must_wait(index) {
-                next += 1;
-                continue;
-            }
-            if self.requests[index].request.fence && self.requests[index].poisoned {
-                self.requests[index].give_up(Status::NotAttempted);
-            }
-            let full = self.push_parts(index);
-            if self.requests[index].waits() {
-                next += 1;
-            } else {
-                self.waiting.remove(next);
-                self.settle(index, ended);
-            }
-            if full {
-                break;
-            }
-        }
-        if let Some(queue) = &mut self.queue {
-            queue.kick();
-        }
-    }
-
-    /// Whether an earlier request has to end first.
-    fn must_wait(&self, index: usize) -> bool {
-        let state = &self.requests[index];
-        self.is_device
-            && !self.limits.ordered
-            && self.requests.iter().take(index).any(|earlier| earlier.conflicts(state, &self.limits))
-    }
-
-    /// Pushes as much of one request as there is room for; true where there is no more.
-    fn push_parts(&mut self, index: usize) -> bool {
-        let (Some(queue), state) = (&mut self.queue, &mut self.requests[index]) else { return true };
-        while let Some(&tag) = self.free.last() {
-            let Some((position, len)) = state.next(self.limits) else { return false };
-            let begun = state.begin(position, len, self.limits, &mut self.bounces, self.merging.as_mut());
-            let (op, flight) = match begun {
-                Ok(Some(begun)) => begun,
-                Ok(None) => return false,
-                Err(errno) => {
-                    state.fail(position, Status::Os(errno));
-                    return false;
-                }
-            };
-            let manner = Manner { interrupt: state.request.interrupt, linked: position > 0 };
-            let rejected = queue.push(tag, op, manner).err();
-            if let Some(rejected) = rejected {
-                state.take_back(&flight);
-                self.bounces.extend(flight.bounce.map(|bounce| Arc::clone(bounce.region())));
-                match rejected {
-                    Rejected::Full(_) => return true,
-                    Rejected::Failed(_, error) => state.fail(position, Status::of(&error)),
-                }
-                return false;
-            }
-            self.moves += 1;
-            self.free.pop();
-            self.slots[tag as usize] = Some(flight);
-        }
-        true
-    }
-
-    /// Takes completions in; false where there were none.
-    fn reap(&mut self, ended: &mut Vec<Outcome>) -> bool {
-        let Some(queue) = &mut self.queue else { return false };
-        let mut completions = std::mem::take(&mut self.completions);
-        queue.reap(&mut completions);
-        let any = !completions.is_empty();
-        for completion in completions.drain(..) {
-            let Some(mut flight) = self.slots[completion.tag as usize].take() else { continue };
-            self.moves += 1;
-            self.free.push(completion.tag);
-            if let Ok(index) = self.find(flight.id) {
-                let copied = self.requests[index].complete(&mut flight, &completion);
-                self.engine.stats().bounced_bytes.fetch_add(copied as u64, Relaxed);
-                if let (true, Err(place)) = (self.requests[index].waits(), self.waiting.binary_search(&flight.id)) {
-                    self.waiting.insert(place, flight.id);
-                }
-                self.settle(index, ended);
-            }
-            if let Some(bounce) = flight.bounce {
-                self.bounces.push(Arc::clone(bounce.region()));
-            }
-        }
-        self.completions = completions;
-        any
     }
 }
 

@@ -8,8 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::channel::{enter, Channel, Shared};
-use crate::engine::file::threads::Threads;
-use crate::engine::file::{Direct, Handle};
+use crate::engine::file::{serve, Choice, Direct, Handle};
 use crate::engine::vfio::{pci, Driven, Options};
 use crate::engine::{sim, Engine};
 use crate::error::{Error, Result};
@@ -60,7 +59,7 @@ impl Device {
     ///
     /// # Errors
     /// [`Error::Os`] where there is none or it may not be opened; [`Error::Unsupported`] for what this cannot drive.
-    pub fn open(path: &Path, direct: Direct) -> Result<Arc<Device>> {
+    pub fn open(path: &Path, direct: Direct, choice: Choice) -> Result<Arc<Device>> {
         if let Some(device) = attached(path) {
             return Ok(device);
         }
@@ -68,7 +67,7 @@ impl Device {
             return Device::open_pci(address, Options::default());
         }
         let handle = Arc::new(Handle::of_device(path, direct)?);
-        let engine: Arc<dyn Engine> = Arc::new(Threads::new(Arc::clone(&handle)));
+        let engine = serve(Arc::clone(&handle), choice)?;
         let name = path.display().to_string();
         Ok(Arc::new(Device::new(&name, Kind::File(handle), engine, FILE_CHANNELS, FILE_DEPTH)))
     }

@@ -11,7 +11,7 @@ pub mod vfio;
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
 use crate::memory::Span;
@@ -33,6 +33,9 @@ pub struct Limits {
     pub strict: bool,
     /// The most bytes of one operation.
     pub max_len: u64,
+    /// The same of those that may be longer where they are not bounced: writes, the next of which has to wait, and reads of what lies
+    /// in the page cache.
+    pub max_long: u64,
     /// No operation's memory crosses a multiple of this address; 0: any does.
     pub boundary: usize,
     /// The most elements of one scatter-gather request.
@@ -60,6 +63,7 @@ impl Limits {
         memory: 1,
         strict: false,
         max_len: u64::MAX,
+        max_long: 0,
         boundary: 0,
         max_segments: usize::MAX,
         size: i64::MAX as u64,
@@ -98,6 +102,14 @@ pub struct Stats {
     pub bounced_bytes: AtomicU64,
     /// Times that direct I/O was wanted and page cache I/O done.
     pub fallbacks: AtomicU64,
+    /// Reads that could have gone past the page cache, whose bytes were in it.
+    pub cached_requests: AtomicU64,
+    /// Operations on memory that the kernel had been told of beforehand, and holds in place.
+    pub fixed_requests: AtomicU64,
+    /// Why memory was not held in place though it was to be.
+    pub registration_error: OnceLock<String>,
+    /// Why threads serve a queue that io_uring was to serve.
+    pub ring_error: OnceLock<String>,
 }
 
 impl Stats {
@@ -148,6 +160,9 @@ pub trait ManualClock: Send + Sync + Debug {
 
 /// An engine: what it takes, what it did, and queues to it.
 pub trait Engine: Send + Sync + Debug {
+    /// What kind of engine it is, in a word.
+    fn name(&self) -> &'static str;
+
     /// What it takes.
     fn limits(&self) -> Limits;
 
@@ -210,9 +225,22 @@ pub trait Engine: Send + Sync + Debug {
     }
 }
 
+/// Where the bytes of a file are to be read from, by an engine that can go past the page cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// From the device.
+    Past,
+    /// From the page cache, which has them.
+    Through,
+    /// From the page cache if most of them are there, which the engine looks up for each operation.
+    Ask,
+}
+
 /// How an operation is to be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Manner {
+    /// Where a file is read from.
+    pub cache: Cache,
     /// Its completion makes the event readable.
     pub interrupt: bool,
     /// It goes on with what the one pushed before it began: where that failed, an engine that works in order does not attempt it.

@@ -1,5 +1,6 @@
 //! The system calls, each once, behind safe signatures. Nothing above this module calls `libc` or `nix` for effect.
 
+mod extents;
 mod per_process;
 pub mod vfio;
 
@@ -8,7 +9,7 @@ use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Once, OnceLock};
@@ -22,6 +23,7 @@ use nix::sys::resource::{getrlimit, Resource, RLIM_INFINITY};
 
 use crate::error::errno;
 
+pub use extents::{allocate, copies_remotely, copy_range, file_system, next_data, reflink, truncate};
 pub use per_process::PerProcess;
 
 /// The size of a huge page that `MADV_HUGEPAGE` and `MAP_HUGETLB` use on the platforms Ruby runs DMA on, in bytes.
@@ -188,6 +190,11 @@ pub fn open(path: &Path, flags: i32, mode: u32) -> Result<OwnedFd, Errno> {
     })
 }
 
+/// Sets the status flags of an open file (fcntl(2), F_SETFL): those it was opened with that are not among them are taken back.
+pub fn set_flags(fd: BorrowedFd<'_>, flags: i32) -> Result<(), Errno> {
+    nix::fcntl::fcntl(fd, nix::fcntl::F_SETFL(nix::fcntl::OFlag::from_bits_retain(flags))).map(drop)
+}
+
 /// The number of the user that this process is.
 pub fn user() -> u32 {
     // SAFETY: it only reads the user of the process.
@@ -240,9 +247,14 @@ pub fn stat(fd: BorrowedFd<'_>) -> Result<Stat, Errno> {
     })
 }
 
-/// Whether a character device is at `path`. Nothing is opened: some drivers allow that only once.
+/// `st_mode` of what is at `path`. Nothing is opened: some drivers allow that only once.
+pub fn mode(path: &Path) -> Result<u32, Errno> {
+    fs::metadata(path).map(|metadata| metadata.mode()).map_err(|error| errno(&error))
+}
+
+/// Whether a character device is at `path`.
 pub fn is_character_device(path: &Path) -> Result<bool, Errno> {
-    fs::metadata(path).map(|metadata| metadata.file_type().is_char_device()).map_err(|error| errno(&error))
+    mode(path).map(|mode| mode & libc::S_IFMT == libc::S_IFCHR)
 }
 
 /// Whether pread(2) and pwrite(2) work on an open file at all: they do not on pipes and terminals (ESPIPE). preadv(2) of no piece is
@@ -280,6 +292,17 @@ pub unsafe fn pread(fd: BorrowedFd<'_>, address: *mut u8, len: usize, offset: u6
     })
 }
 
+/// preadv2(2) with RWF_NOWAIT: of what is in the page cache as much as is there, without a wait; otherwise EAGAIN.
+///
+/// # Safety
+/// `address` must be valid for writing `len` bytes, and no Rust reference may point there.
+pub unsafe fn pread_cached(fd: BorrowedFd<'_>, address: *mut u8, len: usize, offset: u64) -> Result<usize, Errno> {
+    let part = libc::iovec { iov_base: address.cast(), iov_len: len.min(MAX_RW) };
+    // SAFETY: the caller vouches for the memory.
+    let n = unsafe { libc::preadv2(fd.as_raw_fd(), &part, 1, as_off(offset)?, libc::RWF_NOWAIT) };
+    Errno::result(n).map(|n| n as usize)
+}
+
 /// pwrite(2) from raw memory; EINTR is retried.
 ///
 /// # Safety
@@ -292,15 +315,40 @@ pub unsafe fn pwrite(fd: BorrowedFd<'_>, address: *const u8, len: usize, offset:
     })
 }
 
+/// How many pages of a page-aligned range of a file are in the page cache; `None` where this process may not know. cachestat(2)
+/// counts them from Linux 6.5 on, and only for who could write the file; before, mincore(2) tells, which calls all of them present
+/// for anybody else.
+pub fn cached_pages(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Option<u64> {
+    let range = [offset, len];
+    let mut counts = [0u64; 5];
+    // SAFETY: `range` and `counts` are a struct cachestat_range and a struct cachestat (linux/mman.h).
+    let done =
+        unsafe { libc::syscall(SYS_CACHESTAT, fd.as_raw_fd(), range.as_ptr(), counts.as_mut_ptr(), 0 as libc::c_uint) };
+    match Errno::result(done) {
+        Ok(_) => Some(counts[0]),
+        Err(Errno::ENOSYS) => pages_in_core(fd, offset, len),
+        Err(_) => None,
+    }
+}
+
+/// The number of cachestat(2), the same on all platforms.
+const SYS_CACHESTAT: libc::c_long = 451;
+
+fn pages_in_core(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Option<u64> {
+    if nix::sys::stat::fstat(fd).ok()?.st_uid != user() {
+        return None;
+    }
+    let len = usize::try_from(len).ok()?;
+    let map = memmap2::MmapOptions::new().offset(offset).len(len).map_raw_read_only(&fd).ok()?;
+    let mut pages = vec![0u8; len.div_ceil(page_size())];
+    // SAFETY: the mapping has `len` bytes, and `pages` a byte for each of its pages. None of them is touched.
+    Errno::result(unsafe { libc::mincore(map.as_mut_ptr().cast(), len, pages.as_mut_ptr()) }).ok()?;
+    Some(pages.iter().filter(|page| **page & 1 == 1).count() as u64)
+}
+
 /// fsync(2), or fdatasync(2) when only the data and what is needed to read it back matter.
 pub fn sync(fd: BorrowedFd<'_>, data_only: bool) -> Result<(), Errno> {
     retry(|| if data_only { nix::unistd::fdatasync(fd) } else { nix::unistd::fsync(fd) })
-}
-
-/// ftruncate(2).
-pub fn truncate(fd: BorrowedFd<'_>, size: u64) -> Result<(), Errno> {
-    let size = as_off(size)?;
-    retry(|| nix::unistd::ftruncate(fd, size))
 }
 
 /// A new eventfd(2): non-blocking, close-on-exec, zero.

@@ -276,6 +276,13 @@ pub struct Completion {
     pub eof: bool,
 }
 
+impl Completion {
+    /// Of an operation that was given up before it moved a byte.
+    pub(crate) fn aborted(tag: u32) -> Completion {
+        Completion { tag, status: Status::Aborted, bytes: 0, eof: false }
+    }
+}
+
 /// The control flags of a [`Descriptor`].
 pub mod flags {
     /// The source is a bus address of memory, the destination a device address.

@@ -14,7 +14,7 @@ use std::{env, fs, thread};
 
 use dma_core::channel::{Request, Shared, Ticket};
 use dma_core::device::Device;
-use dma_core::engine::sim::{self, Clock, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger};
+use dma_core::engine::sim::{self, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger};
 use dma_core::memory::{Region, Span};
 use dma_core::transfer::{Direction, Status};
 use dma_core::{sys, Error};
@@ -96,7 +96,7 @@ impl User<'_> {
 }
 
 fn machine(iommu: bool) -> (Arc<sim::Device>, Arc<Device>) {
-    let machine = Machine::new(MachineOptions { clock: Clock::Free, iommu, seed: 9 }).unwrap();
+    let machine = Machine::new(MachineOptions { iommu, seed: 9, ..MachineOptions::default() }).unwrap();
     for (kind, probability) in [
         (Kind::BusError, 1e-3),
         (Kind::Poison, 1e-3),

@@ -9,14 +9,20 @@ module DMA
       # Wraps methods that are defined already. They may call each other.
       def exclusive(*names)
         names.each do |name|
-          plain = instance_method(name)
           shown = private_method_defined?(name) ? :private : :public
+          plain = :"alone_#{name}"
+          alias_method plain, name
+          private plain
           remove_method(name) # what is redefined is warned of
-          define_method(name) do |*arguments, **options, &block|
-            next plain.bind_call(self, *arguments, **options, &block) if @lock.owned?
-
-            @lock.synchronize { plain.bind_call(self, *arguments, **options, &block) }
-          end
+          module_eval(<<~RUBY, __FILE__, __LINE__ + 1)
+            def #{name}(...)                                    # def seek(...)
+              return #{plain}(...) if @lock.owned?              #   return alone_seek(...) if @lock.owned?
+              @lock.synchronize do                              #   @lock.synchronize do
+                settle if @overwritten                          #     settle if @overwritten
+                #{plain}(...)                                   #     alone_seek(...)
+              end                                               #   end
+            end                                                 # end
+          RUBY
           __send__(shown, name)
         end
       end

@@ -5,7 +5,7 @@ require_relative "text"
 module DMA
   class File
     # The reading half of an IO, by IO's rules: bytes and the position. Small reads are served from bytes read ahead,
-    # {FILL} at a time.
+    # {FILL} at a time; behind them, a file that is read in order is read ahead in large requests ({File} says how).
     module Reading
       extend Exclusive
 
@@ -15,7 +15,8 @@ module DMA
       FILL = 64 << 10
       # The largest offset that the kernel knows.
       LAST = (2**63) - 1
-      private_constant :LAST
+      NOTHING = String.new(encoding: Encoding::BINARY).freeze
+      private_constant :LAST, :NOTHING
 
       # As IO#read: at the position, which moves on; from what was read ahead first.
       # @param length [Integer, nil] bytes; nil: all that is left
@@ -23,15 +24,10 @@ module DMA
       # @return [String, nil] nil at the end of the file, if bytes were asked for
       # @raise [IOError] opened for writing only
       def read(length = nil, out = nil)
-        readable
-        return collect(out) { |string| fetch(string, LAST) }.force_encoding(text_encoding) unless length
-
-        DMA.__send__(:natural, length, "length")
-        bytes = collect(out) { |string| fetch(string, length) }
-        bytes unless bytes.empty? && length.positive?
+        native_take(length, out) || read_on(length, out)
       end
 
-      # As IO#pread: at an offset, in any case from the file; the position stays.
+      # As IO#pread: at an offset, in any case from the file, with nothing read ahead; the position stays.
       # @param length [Integer] bytes
       # @param offset [Integer] where in the file
       # @param out [String, nil] receives the bytes instead of a new String
@@ -39,10 +35,7 @@ module DMA
       # @raise [EOFError] behind the end
       def pread(length, offset, out = nil)
         readable
-        DMA.__send__(:natural, length, "length")
-        DMA.__send__(:natural, offset, "offset")
-        bytes = collect(out) { |string| native_read_string(string, offset, length, false) }
-        bytes.empty? && length.positive? ? end_of_file : bytes
+        native_pread(length, offset, out) || pread_on(length, offset, out)
       end
 
       # As IO#readpartial: what was read ahead, if anything; else what one request brings.
@@ -179,6 +172,22 @@ module DMA
 
       private
 
+      def read_on(length, out)
+        readable
+        return collect(out) { |string| fetch(string, LAST) }.force_encoding(text_encoding) unless length
+
+        DMA.__send__(:natural, length, "length")
+        bytes = collect(out) { |string| fetch(string, length) }
+        bytes unless bytes.empty? && length.positive?
+      end
+
+      def pread_on(length, offset, out)
+        DMA.__send__(:natural, length, "length")
+        DMA.__send__(:natural, offset, "offset")
+        bytes = collect(out) { |string| native_read_string(string, offset, length, false) }
+        bytes.empty? && length.positive? ? end_of_file : bytes
+      end
+
       def readable
         raise ClosedError, "#{path} was closed" if closed?
         return if @mode.readable?
@@ -204,7 +213,8 @@ module DMA
 
       # Drops what was read ahead; reading goes on at `offset`.
       def forget(offset)
-        keep(String.new(encoding: Encoding::BINARY), offset)
+        keep(NOTHING, offset)
+        native_forget
       end
 
       # Sets all that the position consists of at once: another thread may have changed it while this one waited.
@@ -216,6 +226,7 @@ module DMA
 
       # Drops what was read ahead, and returns the position.
       def settle
+        @overwritten = false
         forget([pos, 0].max)
         @next
       end
@@ -224,20 +235,32 @@ module DMA
       def moving
         at = settle
         bytes = yield at
-        forget(at + bytes)
+        keep(NOTHING, at + bytes)
         bytes
       end
 
-      # Drops what was read ahead if it is what was written now.
+      # Drops what was read ahead if it is what was written now. Nobody waits here for who reads at the position: the
+      # next who does so drops it.
       def overwritten(offset, length)
-        settle if offset < @next && offset + length > @next - @ahead.bytesize
+        return drop_part(offset, length) if @lock.owned?
+        return @overwritten = true unless @lock.try_lock
+
+        begin
+          drop_part(offset, length)
+        ensure
+          @lock.unlock
+        end
+      end
+
+      def drop_part(offset, length)
+        settle if offset < [@next, native_ahead].max && offset + length > @next - @ahead.bytesize
       end
 
       # Reads ahead; returns how many bytes came.
       def fill
         ahead = @ahead.byteslice(@cursor..)
         following = @next
-        bytes = native_read_string(ahead, following, FILL, true)
+        bytes = native_read_on(ahead, following, FILL, true)
         keep(ahead, following + bytes)
         bytes
       end
@@ -258,14 +281,18 @@ module DMA
       end
 
       # Runs the block with a binary String to be filled, and returns it: `out`, which keeps its encoding, or a new one.
-      def collect(out)
-        encoding = out&.encoding || Encoding::BINARY
-        out = out ? out.clear.force_encoding(Encoding::BINARY) : String.new(encoding: Encoding::BINARY)
+      def collect(out, &)
+        return String.new.tap(&) unless out
+
+        string = String.try_convert(out) || raise(TypeError, "no implicit conversion of #{out.class} into String")
+        native_empty(string)
+        encoding = string.encoding
+        string.force_encoding(Encoding::BINARY)
         begin
-          yield out
-          out
+          yield string
+          string
         ensure
-          out.force_encoding(encoding)
+          string.force_encoding(encoding)
         end
       end
 
@@ -277,7 +304,7 @@ module DMA
 
         string << @ahead.byteslice(@cursor..)
         following = @next
-        forget(following + native_read_string(string, following, count - string.bytesize, false))
+        keep(NOTHING, following + native_read_on(string, following, count - string.bytesize, false))
       end
 
       def partial(maxlen, out)
@@ -287,7 +314,7 @@ module DMA
           next string << take(maxlen) if waiting.positive?
 
           following = @next
-          forget(following + native_read_string(string, following, maxlen, true))
+          keep(NOTHING, following + native_read_string(string, following, maxlen, true))
         end
         bytes unless bytes.empty? && maxlen.positive?
       end
@@ -303,7 +330,7 @@ module DMA
         end
       end
 
-      exclusive :read, :readpartial, :read_nonblock, :sysread, :getbyte, :ungetbyte, :eof?, :seek, :moving
+      exclusive :read_on, :readpartial, :read_nonblock, :sysread, :getbyte, :ungetbyte, :eof?, :seek, :settle, :moving
     end
   end
 end

@@ -8,6 +8,7 @@ use magnus::{function, method, prelude::*, Error, RClass, RString, Ruby, TryConv
 
 use super::{Buffer, Size};
 use crate::error::{argument, OrRaise};
+use crate::gvl;
 use crate::value_type::ValueType;
 use crate::view;
 
@@ -54,6 +55,54 @@ pub fn append(out: RString, region: &Region, offset: usize, len: usize) -> Resul
     // SAFETY: the caller located the range; Ruby copies it, for the same reason.
     protect(|| unsafe { rb_sys::rb_str_cat(out.as_raw(), address as *const _, len as _) }).map(drop)
 }
+
+/// Appends what `read` puts at an address where there is room for `len` bytes, and says how many there are; without the GVL, if
+/// it is to be `released`, which other threads must not use to change the String.
+pub fn append_with(
+    ruby: &Ruby,
+    out: RString,
+    len: usize,
+    released: bool,
+    read: impl FnOnce(*mut u8) -> usize + Send,
+) -> Result<usize, Error> {
+    let raw = out.as_raw();
+    protect(|| {
+        // SAFETY: a String, which raises here if it is frozen, or locked by somebody else.
+        unsafe {
+            rb_sys::rb_str_modify_expand(raw, len as _);
+            rb_sys::rb_str_locktmp(raw)
+        }
+    })?;
+    let used = out.len();
+    // SAFETY: there is room for `len` bytes behind those in use, and nobody moves them while the String is locked.
+    let end = Target(unsafe { rb_sys::RSTRING_PTR(raw).cast_mut().cast::<u8>().add(used) });
+    let call = move || read(end.address());
+    let n = if released { gvl::without_if_possible(call) } else { call() };
+    protect(|| {
+        // SAFETY: it was locked here, and `n` bytes were written.
+        unsafe {
+            rb_sys::rb_str_unlocktmp(raw);
+            rb_sys::rb_str_set_len(raw, (used + n) as _);
+        }
+        raw
+    })?;
+    if released {
+        ruby.thread_check_ints()?;
+    }
+    Ok(n)
+}
+
+/// An address that another thread may write to.
+struct Target(*mut u8);
+
+impl Target {
+    fn address(&self) -> *mut u8 {
+        self.0
+    }
+}
+
+// SAFETY: whoever made it sees to it that nobody else uses what is there.
+unsafe impl Send for Target {}
 
 fn native_set_string(
     ruby: &Ruby,

@@ -91,7 +91,8 @@ pub fn region_of(view: Value) -> Result<Option<(Arc<Region>, usize, usize)>, Err
     Ok(found.map(|(region, offset)| (region, offset, len)))
 }
 
-fn alignment_of(address: usize) -> usize {
+/// What an address is a multiple of, up to a page.
+pub fn alignment_of(address: usize) -> usize {
     (1 << address.trailing_zeros()).min(sys::page_size())
 }
 

@@ -8,7 +8,7 @@ use magnus::{Error, Ruby};
 
 use super::Channel;
 use crate::error::raise;
-use crate::port::Event;
+use crate::event::Event;
 
 /// Steps of a machine with a manual clock before other threads and fibers get their turn, and interrupts theirs.
 const STEPS: u32 = 1024;
@@ -32,7 +32,7 @@ impl Waiter for RubyWaiter<'_> {
     type Error = Error;
 
     fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Error> {
-        let event = if role == Role::Lead { self.channel.event } else { self.seat };
+        let event = if role == Role::Lead { self.channel.line.event } else { self.seat };
         event.wait(self.ruby, Some(timeout)).map(drop)
     }
 

@@ -37,11 +37,13 @@ impl Piece {
 pub(super) fn plan(direction: Direction, offset: u64, address: usize, len: usize, limits: Limits) -> Piece {
     let granule = limits.granule as usize;
     let blocks_in = |len: usize| (len - len % granule).max(granule);
-    let most = blocks_in(usize::try_from(limits.max_len).unwrap_or(usize::MAX));
+    let most = |len: u64| blocks_in(usize::try_from(len).unwrap_or(usize::MAX));
+    let apart = most(limits.max_len);
+    let together = most(limits.max_len.max(limits.max_long));
     // Bounce buffers begin at a boundary; other memory meets the next one sooner.
     let (apart, together) = match limits.boundary {
-        0 => (most, most),
-        boundary => (most.min(boundary), most.min(boundary - address % boundary)),
+        0 => (apart, together),
+        boundary => (apart.min(boundary), together.min(boundary - address % boundary)),
     };
     let skip = (offset % limits.granule) as usize;
     let to_boundary = if skip == 0 { 0 } else { granule - skip };
@@ -116,10 +118,11 @@ mod tests {
         #[test]
         fn every_write_is_whole_blocks_or_stays_inside_one(
             granule in power(12), memory in power(12), offset in 0u64..100_000, address in 4096usize..100_000,
-            len in 1usize..200_000, max_len in 1u64..50_000, boundary in prop::option::of(12u32..16),
+            len in 1usize..200_000, max_len in 1u64..50_000, max_long in 0u64..100_000,
+            boundary in prop::option::of(12u32..16),
         ) {
             let boundary = boundary.map_or(0, |n| 1 << n);
-            let limits = Limits { granule: granule as u64, memory, max_len, boundary, ..Limits::ANY };
+            let limits = Limits { granule: granule as u64, memory, max_len, max_long, boundary, ..Limits::ANY };
             let mut done = 0;
             while done < len {
                 let at = offset + done as u64;
@@ -128,8 +131,12 @@ mod tests {
                 let whole = at % limits.granule == 0 && piece.take % granule == 0;
                 let within = at / limits.granule == (at + piece.take as u64 - 1) / limits.granule;
                 prop_assert!(whole || within);
+                prop_assert!(piece.take as u64 <= max_len.max(max_long).max(limits.granule));
                 match piece.bounce {
-                    Some(bounce) => prop_assert_eq!(bounce, Bounce { skip: 0, len: piece.take }),
+                    Some(bounce) => {
+                        prop_assert_eq!(bounce, Bounce { skip: 0, len: piece.take });
+                        prop_assert!(piece.take as u64 <= max_len.max(limits.granule));
+                    }
                     None if whole => {
                         prop_assert_eq!((address + done) % memory, 0);
                         prop_assert!(inside(address + done, piece.take, boundary));
@@ -148,5 +155,14 @@ mod tests {
         assert_eq!(piece, Piece::straight(1 << 20));
         assert_eq!(plan(Direction::FromDevice, 0, 4096, 513, limits), Piece::straight(512));
         assert_eq!(plan(Direction::FromDevice, 512, 4608, 1, limits), Piece::bounced(1, 0, 512));
+    }
+
+    #[test]
+    fn what_is_not_bounced_may_be_longer() {
+        let limits = Limits { granule: 512, memory: 512, max_len: 1 << 20, max_long: 4 << 20, ..Limits::ANY };
+        assert_eq!(plan(Direction::ToDevice, 0, 4096, 9 << 20, limits), Piece::straight(4 << 20));
+        assert_eq!(plan(Direction::ToDevice, 0, 4097, 9 << 20, limits), Piece::bounced(1 << 20, 0, 1 << 20));
+        assert_eq!(plan(Direction::FromDevice, 0, 4096, 9 << 20, limits), Piece::straight(4 << 20));
+        assert_eq!(plan(Direction::FromDevice, 0, 4097, 9 << 20, limits), Piece::bounced(1 << 20, 0, 1 << 20));
     }
 }

@@ -1,16 +1,15 @@
 //! One request: what of it is still to be pushed, what came of the rest, and when it has ended.
 
 use std::collections::VecDeque;
-use std::mem::discriminant;
-use std::ops::Range;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::conflict::conflict;
 use super::merge::{Block, Merging};
 use super::plan::{plan, Bounce, Piece};
 use crate::engine::edges::Hold;
-use crate::engine::Limits;
+use crate::engine::{Cache, Limits};
 use crate::error::Result;
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::sys;
@@ -32,6 +31,8 @@ pub struct Request {
     pub interrupt: bool,
     /// Memory that a strict engine does not take is copied to some that it does. Otherwise it is refused.
     pub bounce: bool,
+    /// Where a file is read from.
+    pub cache: Cache,
 }
 
 impl Request {
@@ -42,7 +43,7 @@ impl Request {
 
     /// A scatter-gather request.
     pub fn list(elements: Vec<Op>) -> Request {
-        Request { elements, whole: false, fence: false, interrupt: true, bounce: true }
+        Request { elements, whole: false, fence: false, interrupt: true, bounce: true, cache: Cache::Past }
     }
 }
 
@@ -88,6 +89,9 @@ pub(super) struct State {
     /// Where the device ends, as far as is known.
     end: usize,
     failed: Option<(usize, Status)>,
+    /// A long write of it has failed. What of that is on the device nobody knows: it is written again in short ones, so that every
+    /// byte before the first that cannot be written is safe.
+    short: bool,
     /// Why it was cancelled.
     given_up: Option<Status>,
     /// Something that it must not be begun after has failed.
@@ -106,6 +110,25 @@ pub(super) struct InFlight {
     pub hold: Option<Hold>,
     /// It reads the block that the piece, a write, is then merged into.
     pub reading: bool,
+    /// Nobody waits for it any more, and its memory is refused to others.
+    abandoned: bool,
+}
+
+impl InFlight {
+    /// Refuses its memory to others until it is over.
+    pub(super) fn abandon(&mut self) {
+        if let (Some(region), false) = (&self.region, self.abandoned) {
+            region.abandon();
+            self.abandoned = true;
+        }
+    }
+
+    /// It is over.
+    pub(super) fn settle(&self) {
+        if let (Some(region), true) = (&self.region, self.abandoned) {
+            region.settle();
+        }
+    }
 }
 
 /// A bounce buffer of `len` bytes, from those that are free where one is large enough.
@@ -151,7 +174,8 @@ impl State {
         let todo = if total == 0 { VecDeque::new() } else { VecDeque::from([(0, total)]) };
         let (failed, given_up) = (None, None);
         let (exact, read) = (None, None);
-        State { id, request, starts, todo, in_flight: 0, exact, read, end: total, failed, given_up, poisoned: false }
+        let (short, poisoned) = (false, false);
+        State { id, request, starts, todo, in_flight: 0, exact, read, end: total, failed, short, given_up, poisoned }
     }
 
     /// The operation for as much of `len` bytes from `position` on as one takes; the rest stays to be pushed. `None` while others
@@ -205,6 +229,14 @@ impl State {
                 let piece = if self.request.whole || self.exact == Some(position) {
                     Piece::straight(there)
                 } else {
+                    let limits = match direction {
+                        // The page cache gives any bytes to any memory.
+                        Direction::FromDevice if self.request.cache == Cache::Through => {
+                            Limits { granule: 1, memory: 1, ..limits }
+                        }
+                        Direction::ToDevice if !self.short => limits,
+                        _ => Limits { max_long: 0, ..limits },
+                    };
                     plan(direction, offset, span.address() as usize + skip, there, limits)
                 };
                 let part = span.part(skip, piece.take);
@@ -219,7 +251,10 @@ impl State {
             Op::Flush { data_only } => (Op::Flush { data_only: *data_only }, Piece::straight(there), None),
         };
         let region = element.span().map(|span| Arc::clone(span.region()));
-        Ok((op, InFlight { id: self.id, position, piece, bounce, region, hold: None, reading: false }))
+        Ok((
+            op,
+            InFlight { id: self.id, position, piece, bounce, region, hold: None, reading: false, abandoned: false },
+        ))
     }
 
     /// An operation that was begun and not taken is to be begun once more; a merge with its read, since its block is left meanwhile.
@@ -253,6 +288,11 @@ impl State {
         }
     }
 
+    /// How many of its operations the engine has.
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
     /// Whether there is something left to push.
     pub(super) fn waits(&self) -> bool {
         let stop = self.stop();
@@ -271,7 +311,7 @@ impl State {
     }
 
     /// Takes one completion in; returns how many bytes were copied through a bounce buffer.
-    pub(super) fn complete(&mut self, flight: &mut InFlight, completion: &Completion) -> usize {
+    pub(super) fn complete(&mut self, flight: &mut InFlight, completion: &Completion, limits: Limits) -> usize {
         self.in_flight -= 1;
         if flight.reading {
             self.has_read(flight, completion);
@@ -292,7 +332,12 @@ impl State {
             }
         }
         let short = position + useful;
-        if completion.status.is_failure() {
+        let is_long = matches!(element, Op::Write { .. }) && piece.take as u64 > limits.max_len;
+        let again = is_long && !self.short && !self.request.whole && self.given_up.is_none();
+        if again && matches!(completion.status, Status::Os(_)) {
+            self.short = true;
+            self.todo.push_front((*position, piece.take));
+        } else if completion.status.is_failure() {
             self.fail(short, self.reason(completion.status));
         } else if useful < piece.take {
             let nothing = completion.bytes == 0;
@@ -350,42 +395,4 @@ impl State {
         let pairs = self.request.elements.iter().flat_map(|a| other.request.elements.iter().map(move |b| (a, b)));
         pairs.into_iter().any(|(a, b)| conflict(a, b, limits))
     }
-}
-
-/// What an element reads and writes on the device, in whole blocks, and in memory.
-struct Use {
-    device_read: Range<u64>,
-    device_write: Range<u64>,
-    memory_read: Range<u64>,
-    memory_write: Range<u64>,
-}
-
-fn uses(op: &Op, granule: u64) -> Use {
-    let none = || 0..0;
-    let blocks = |offset: u64, len: u64| offset - offset % granule..(offset + len).next_multiple_of(granule);
-    let bytes = |span: &Span| span.address() as u64..span.address() as u64 + span.len() as u64;
-    let (device_read, device_write, memory_read, memory_write) = match op {
-        Op::Read { offset, span } => (blocks(*offset, op.len()), none(), none(), bytes(span)),
-        Op::Write { offset, span } => (none(), blocks(*offset, op.len()), bytes(span), none()),
-        Op::Copy { from, to, len } => (blocks(*from, *len), blocks(*to, *len), none(), none()),
-        // What a list moves is the engine's to find out, and a flush is about all that was written.
-        Op::List { .. } => (0..u64::MAX, 0..u64::MAX, 0..u64::MAX, 0..u64::MAX),
-        Op::Flush { .. } => (0..u64::MAX, none(), none(), none()),
-    };
-    Use { device_read, device_write, memory_read, memory_write }
-}
-
-fn conflict(a: &Op, b: &Op, limits: &Limits) -> bool {
-    if limits.serial && discriminant(a) == discriminant(b) {
-        return true;
-    }
-    let overlap = |x: &Range<u64>, y: &Range<u64>| x.start < y.end && y.start < x.end;
-    let (a, b) = (uses(a, limits.granule), uses(b, limits.granule));
-    let device = overlap(&a.device_write, &b.device_write)
-        || overlap(&a.device_write, &b.device_read)
-        || overlap(&a.device_read, &b.device_write);
-    let memory = overlap(&a.memory_write, &b.memory_write)
-        || overlap(&a.memory_write, &b.memory_read)
-        || overlap(&a.memory_read, &b.memory_write);
-    device || memory
 }

@@ -44,16 +44,15 @@ impl Drop for Channel {
             forget(queue);
             return;
         }
-        let regions: Vec<_> = self.slots.iter().flatten().filter_map(|flight| flight.region.clone()).collect();
         let tags: Vec<_> = (0u32..).zip(&self.slots).filter_map(|(tag, slot)| slot.as_ref().map(|_| tag)).collect();
         let mut left = tags.len();
         if left == 0 || queue.stop() {
             return;
         }
         tags.into_iter().for_each(|tag| queue.cancel(tag));
-        regions.iter().for_each(|region| region.abandon());
-        let holds: Vec<_> = self.slots.iter_mut().flatten().filter_map(|flight| flight.hold.take()).collect();
-        let holds = ManuallyDrop::new(holds);
+        let mut flights: Vec<_> = self.slots.drain(..).flatten().collect();
+        flights.iter_mut().for_each(|flight| flight.abandon());
+        let flights = ManuallyDrop::new(flights);
         let wait = move || {
             sys::block_signals();
             let mut completions = Vec::new();
@@ -65,8 +64,8 @@ impl Drop for Channel {
                     sys::wait_readable(queue.event(), Duration::from_secs(1));
                 }
             }
-            regions.iter().for_each(|region| region.settle());
-            drop(ManuallyDrop::into_inner(holds));
+            flights.iter().for_each(|flight| flight.settle());
+            drop(ManuallyDrop::into_inner(flights));
         };
         // Without a thread memory and blocks stay refused for good: safe, if wasteful.
         let _ = thread::Builder::new().name("dma-settle".into()).spawn(wait);

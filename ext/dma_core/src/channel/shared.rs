@@ -1,9 +1,11 @@
 //! A channel of many users: each submits and waits for its own, whoever waits first reaps for all.
 
+mod end;
 mod open;
 mod plain;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::slice;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,12 +16,12 @@ use crate::engine::ManualClock;
 use crate::error::{Error, Result};
 use crate::sync::{can_spin, lock, Mutex, MutexGuard};
 use crate::sys;
-use crate::transfer::{Op, Status};
+use crate::transfer::Op;
 
 pub(crate) use open::enter;
 pub use open::progress_all;
 
-/// How long a waiter looks for its completion before it sleeps: less than it takes to wake a thread.
+/// How long a waiter looks for a device's completion before it sleeps: less than it takes to wake a thread. A disk takes longer.
 const SPIN: Duration = Duration::from_micros(20);
 /// After how long without an interrupt a waiter looks all the same: one may have been lost.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -52,6 +54,8 @@ pub struct Shared {
     clock: Option<Arc<dyn ManualClock>>,
     counters: Arc<Counters>,
     capacity: usize,
+    /// How long a waiter looks for its completion before it sleeps.
+    spin: Duration,
     state: Mutex<State>,
     generation: u32,
 }
@@ -69,11 +73,12 @@ impl Shared {
     /// Shares `channel`, which is number `index` of its device.
     pub fn new(channel: Channel, index: u16) -> Result<Shared> {
         let table = Table::new()?;
-        let event = sys::either(channel.event(), table.nudge().as_fd());
+        let event = sys::either(channel.event(), table.nudge().event().as_fd());
         let event = event.map_err(|errno| Error::os(errno, "cannot join two events"))?;
         let (clock, counters, capacity) = (channel.engine().clock(), channel.counters(), channel.room());
+        let spin = if channel.is_device() && can_spin() { SPIN } else { Duration::ZERO };
         let state = Mutex::new(State { channel: Some(channel), closing: false, table });
-        Ok(Shared { index, event, clock, counters, capacity, state, generation: sys::fork_generation() })
+        Ok(Shared { index, event, clock, counters, capacity, spin, state, generation: sys::fork_generation() })
     }
 
     /// Its number in the device.
@@ -123,6 +128,19 @@ impl Shared {
         state.spin()
     }
 
+    /// [`Shared::kick`] by whoever leads.
+    pub fn lead(&self) -> Result<()> {
+        let mut state = self.lock()?;
+        state.open()?.kick();
+        state.led(State::spin)
+    }
+
+    /// The doorbell for what was enqueued, by whoever leads: before it waits again it rings once for all, which is what a
+    /// [`Waiter`] that leads is to do. False where nobody leads now.
+    pub fn have_kicked(&self) -> bool {
+        self.lock().is_ok_and(|state| state.table.call())
+    }
+
     /// Reaps all completions there are, and pushes what fits. The event is readable only once there is something new.
     pub fn progress(&self) -> Result<()> {
         let mut state = self.lock()?;
@@ -132,16 +150,6 @@ impl Shared {
             state.progress()?;
             if state.table.told() == told {
                 return Ok(());
-            }
-        }
-    }
-
-    /// Asks that a transfer be given up; it ends as `why` if that comes in time.
-    pub fn cancel(&self, ticket: &Ticket, why: Status) {
-        if let Ok(mut state) = self.lock() {
-            if let Some(channel) = &mut state.channel {
-                channel.cancel(ticket.id(), why);
-                let _ = state.progress();
             }
         }
     }
@@ -178,29 +186,39 @@ impl Shared {
         timeout: Option<Duration>,
         waiter: &mut W,
     ) -> Result<Option<Outcome>, W::Error> {
+        self.wait_any(slice::from_ref(ticket), seat, timeout, waiter)?;
+        Ok(ticket.outcome())
+    }
+
+    /// The same for the first of several transfers, whichever that is.
+    pub fn wait_any<W: Waiter>(
+        &self,
+        tickets: &[Arc<Ticket>],
+        seat: &Arc<Seat>,
+        timeout: Option<Duration>,
+        waiter: &mut W,
+    ) -> Result<(), W::Error> {
         if let Some(clock) = &self.clock {
-            return self.run(&**clock, ticket, timeout, waiter);
+            return self.run(&**clock, tickets, timeout, waiter);
         }
         let started = Instant::now();
         let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
-        let spin = if can_spin() { SPIN } else { Duration::ZERO };
-        while ticket.outcome().is_none() && started.elapsed() < spin {
-            self.seek(ticket).map_err(|error| waiter.error(error))?;
+        while !Ticket::any_ended(tickets) && started.elapsed() < self.spin {
+            self.seek(tickets).map_err(|error| waiter.error(error))?;
             std::hint::spin_loop();
         }
-        if ticket.outcome().is_none() {
-            self.sit(seat, ticket).map_err(|error| waiter.error(error))?;
-            let seated = self.wait_seated(ticket, seat, deadline, waiter);
+        if !Ticket::any_ended(tickets) {
+            self.sit(seat, tickets).map_err(|error| waiter.error(error))?;
+            let seated = self.wait_seated(tickets, seat, deadline, waiter);
             self.rise(seat);
             seated?;
         }
-        waiter.reaped(&mut || {})?;
-        Ok(ticket.outcome())
+        waiter.reaped(&mut || {})
     }
 
     fn wait_seated<W: Waiter>(
         &self,
-        ticket: &Arc<Ticket>,
+        tickets: &[Arc<Ticket>],
         seat: &Arc<Seat>,
         deadline: Option<Instant>,
         waiter: &mut W,
@@ -208,7 +226,7 @@ impl Shared {
         let mut silent = false;
         loop {
             let role = self.look(seat, silent).map_err(|error| waiter.error(error))?;
-            if ticket.outcome().is_some() {
+            if Ticket::any_ended(tickets) {
                 return Ok(());
             }
             let mut away = false;
@@ -218,7 +236,7 @@ impl Shared {
                 }
             })?;
             if away {
-                self.sit(seat, ticket).map_err(|error| waiter.error(error))?;
+                self.sit(seat, tickets).map_err(|error| waiter.error(error))?;
                 continue;
             }
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
@@ -238,7 +256,10 @@ impl Shared {
         let role = state.table.look(seat);
         let before = state.table.pending();
         if state.channel.is_some() {
-            state.progress()?;
+            match role {
+                Role::Lead => state.led(State::progress)?,
+                Role::Follow => state.progress()?,
+            }
         }
         if silent {
             self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
@@ -252,88 +273,43 @@ impl Shared {
         Ok(role)
     }
 
-    /// Runs a machine with a manual clock until the transfer ends.
+    /// Runs a machine with a manual clock until one of the transfers ends.
     fn run<W: Waiter>(
         &self,
         clock: &dyn ManualClock,
-        ticket: &Ticket,
+        tickets: &[Arc<Ticket>],
         timeout: Option<Duration>,
         waiter: &mut W,
-    ) -> Result<Option<Outcome>, W::Error> {
+    ) -> Result<(), W::Error> {
         let nanos = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
         let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
         loop {
-            let before = self.seek(ticket).map_err(|error| waiter.error(error))?;
+            let before = self.seek(tickets).map_err(|error| waiter.error(error))?;
             waiter.reaped(&mut || {})?;
-            if ticket.outcome().is_some() {
-                return Ok(ticket.outcome());
+            if Ticket::any_ended(tickets) {
+                return Ok(());
             }
             if clock.step_until(until) {
                 waiter.step()?;
                 continue;
             }
             // Another thread may have let happen what this one waits for, or what that has to wait for.
-            let after = self.seek(ticket).map_err(|error| waiter.error(error))?;
+            let after = self.seek(tickets).map_err(|error| waiter.error(error))?;
             if before == after {
-                return Ok(ticket.outcome());
+                return Ok(());
             }
         }
     }
 
-    /// Reaps completions and pushes what fits, unless the transfer has ended, if only because the channel was closed; a number that
-    /// changes with whatever was pushed or reaped.
-    fn seek(&self, ticket: &Ticket) -> Result<u64> {
+    /// Reaps completions and pushes what fits, unless one of the transfers has ended, if only because the channel was closed; a
+    /// number that changes with whatever was pushed or reaped.
+    fn seek(&self, tickets: &[Arc<Ticket>]) -> Result<u64> {
         let mut state = self.lock()?;
-        if ticket.outcome().is_none() {
+        if !Ticket::any_ended(tickets) {
             state.channel()?;
             state.spin()?;
         }
         Ok(state.channel.as_ref().map_or(0, |channel| channel.moves))
-    }
-
-    /// Waits up to `timeout`, as a thread, for a transfer that was cancelled; true when it has ended.
-    pub fn settle(&self, ticket: &Ticket, timeout: Duration) -> bool {
-        let (deadline, clock) = (Instant::now() + timeout, &self.clock);
-        loop {
-            if self.progress().is_err() || ticket.outcome().is_some() {
-                return ticket.outcome().is_some();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            if !clock.as_ref().is_some_and(|clock| clock.step_until(None)) {
-                sys::wait_readable(self.event(), left.min(POLL));
-            }
-        }
-    }
-
-    /// Gives up what is in flight and takes no more. What the engine does not let go of within `grace` keeps its memory until it
-    /// does.
-    pub fn close(&self, grace: Duration) {
-        let Ok(mut state) = self.lock() else { return };
-        state.closing = true;
-        drop(state);
-        let _ = self.reset(grace);
-        let Ok(mut state) = self.lock() else { return };
-        let channel = state.channel.take();
-        state.table.abort(&self.counters);
-        drop(state);
-        // What it has not let go of is its own thread's to wait for.
-        drop(channel);
-    }
-
-    /// Aborts what is in flight and waits up to `grace` for it, which keeps nobody else waiting; true when all of it has ended.
-    pub fn reset(&self, grace: Duration) -> Result<bool> {
-        let deadline = Instant::now() + grace;
-        let mut state = self.lock()?;
-        let channel = state.channel()?;
-        let given_up: Vec<u64> = channel.pending().collect();
-        channel.cancel_all();
-        let given_up: Vec<_> = given_up.into_iter().filter_map(|id| state.table.get(id)).collect();
-        drop(state);
-        // Where one outlasts the grace there is none left for the others.
-        Ok(given_up.iter().all(|ticket| self.settle(ticket, deadline.saturating_duration_since(Instant::now()))))
     }
 
     /// Whether it was closed, here or by a fork.
@@ -345,8 +321,8 @@ impl Shared {
         self.lock().is_ok_and(|state| state.channel.as_ref().is_some_and(Channel::must_poll))
     }
 
-    fn sit(&self, seat: &Arc<Seat>, ticket: &Arc<Ticket>) -> Result<()> {
-        self.lock()?.table.sit(seat, ticket);
+    fn sit(&self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>]) -> Result<()> {
+        self.lock()?.table.sit(seat, tickets);
         Ok(())
     }
 
@@ -379,6 +355,14 @@ impl State {
         let Some(channel) = &mut self.channel else { return Ok(()) };
         self.table.end(channel.progress()?);
         Ok(())
+    }
+
+    /// Reaps as whoever leads, who hears of it without a nudge.
+    fn led(&mut self, reap: impl FnOnce(&mut State) -> Result<()>) -> Result<()> {
+        self.table.lead(true);
+        let reaped = reap(self);
+        self.table.lead(false);
+        reaped
     }
 
     /// As [`State::progress`], for whoever does not wait next.

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use super::{Counters, Outcome};
@@ -47,27 +48,63 @@ impl Ticket {
         self.outcome.get().copied()
     }
 
+    /// Whether one of these has ended.
+    pub fn any_ended(tickets: &[Arc<Ticket>]) -> bool {
+        tickets.iter().any(|ticket| ticket.outcome.get().is_some())
+    }
+
     /// How it ended, or [`Status::Pending`].
     pub fn status(&self) -> Status {
         self.outcome.get().map_or(Status::Pending, |outcome| outcome.status)
     }
 }
 
+/// An event that is signalled and cleared under the table's lock only, so that no system call is needed to know whether there is
+/// something to clear.
+#[derive(Debug)]
+pub(super) struct Bell {
+    event: Event,
+    rung: AtomicBool,
+}
+
+impl Bell {
+    fn new() -> Result<Bell> {
+        let event = Event::new().map_err(|errno| Error::os(errno, "cannot make an event to wait for"))?;
+        Ok(Bell { event, rung: AtomicBool::new(false) })
+    }
+
+    fn signal(&self) {
+        if !self.rung.swap(true, Relaxed) {
+            self.event.signal();
+        }
+    }
+
+    fn clear(&self) {
+        if self.rung.swap(false, Relaxed) {
+            self.event.clear();
+        }
+    }
+
+    pub(super) fn event(&self) -> &Event {
+        &self.event
+    }
+}
+
 /// A place to wait on.
 #[derive(Debug)]
 pub struct Seat {
-    pub(super) signal: Event,
+    pub(super) signal: Bell,
 }
 
 impl Seat {
     /// A seat that nobody sits on.
     pub fn new() -> Result<Arc<Seat>> {
-        Ok(Arc::new(Seat { signal: event()? }))
+        Ok(Arc::new(Seat { signal: Bell::new()? }))
     }
 
     /// Readable when it is worth looking again.
     pub fn event(&self) -> BorrowedFd<'_> {
-        self.signal.as_fd()
+        self.signal.event.as_fd()
     }
 }
 
@@ -84,20 +121,23 @@ pub enum Role {
 #[derive(Debug)]
 pub(super) struct Table {
     tickets: HashMap<u64, Arc<Ticket>>,
-    seats: Vec<(Arc<Seat>, Arc<Ticket>)>,
+    /// With the tickets of which one has to end.
+    seats: Vec<(Arc<Seat>, Vec<Arc<Ticket>>)>,
     /// For whoever leads, part of what it waits for: somebody else has reaped its completion, and the channel's own signal with
     /// it.
-    nudge: Arc<Event>,
+    nudge: Arc<Bell>,
+    /// Whoever leads is the one that looks now, and needs no nudge.
+    is_led: bool,
     /// How many tickets have got their outcome.
     told: u64,
 }
 
 impl Table {
     pub(super) fn new() -> Result<Table> {
-        Ok(Table { tickets: HashMap::new(), seats: Vec::new(), nudge: Arc::new(event()?), told: 0 })
+        Ok(Table { tickets: HashMap::new(), seats: Vec::new(), nudge: Arc::new(Bell::new()?), is_led: false, told: 0 })
     }
 
-    pub(super) fn nudge(&self) -> &Arc<Event> {
+    pub(super) fn nudge(&self) -> &Arc<Bell> {
         &self.nudge
     }
 
@@ -146,16 +186,21 @@ impl Table {
     }
 
     fn wake(&self) {
-        for (place, (seat, ticket)) in self.seats.iter().enumerate() {
-            if ticket.outcome.get().is_some() {
+        for (place, (seat, tickets)) in self.seats.iter().enumerate() {
+            if Ticket::any_ended(tickets) && !(place == 0 && self.is_led) {
                 // Who has come to the first seat and does not know yet was signalled for that.
                 if place == 0 { &self.nudge } else { &seat.signal }.signal();
             }
         }
     }
 
-    pub(super) fn sit(&mut self, seat: &Arc<Seat>, ticket: &Arc<Ticket>) {
-        self.seats.push((Arc::clone(seat), Arc::clone(ticket)));
+    pub(super) fn sit(&mut self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>]) {
+        self.seats.push((Arc::clone(seat), tickets.to_vec()));
+    }
+
+    /// Says that whoever leads looks now, or has looked.
+    pub(super) fn lead(&mut self, is_led: bool) {
+        self.is_led = is_led;
     }
 
     /// What to wait for on `seat`. Signals up to now are taken: one that comes later tells of a later state.
@@ -166,6 +211,14 @@ impl Table {
             return Role::Lead;
         }
         Role::Follow
+    }
+
+    /// Has whoever leads look, if anybody does.
+    pub(super) fn call(&self) -> bool {
+        if !self.seats.is_empty() {
+            self.nudge.signal();
+        }
+        !self.seats.is_empty()
     }
 
     /// Whoever sits behind may be the first now.
@@ -182,8 +235,4 @@ impl Table {
     fn is_first(&self, seat: &Arc<Seat>) -> bool {
         self.seats.first().is_some_and(|(first, _)| Arc::ptr_eq(first, seat))
     }
-}
-
-fn event() -> Result<Event> {
-    Event::new().map_err(|errno| Error::os(errno, "cannot make an event to wait for"))
 }

@@ -10,7 +10,7 @@ use nix::sys::eventfd::EventFd;
 use proptest::prelude::*;
 
 use super::*;
-use crate::engine::Stats;
+use crate::engine::{Manner, Rejected, Stats};
 use crate::memory::testing::{bytes, region};
 use crate::memory::Span;
 use crate::transfer::{Direction, Op};
@@ -69,6 +69,10 @@ impl Fake {
 }
 
 impl Engine for Fake {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
     fn limits(&self) -> Limits {
         self.limits
     }
@@ -110,7 +114,7 @@ impl Queue for FakeQueue {
         let next = device.next();
         let (tag, op) = self.pushed.swap_remove(next as usize % self.pushed.len());
         out.push(if self.cancelled.contains(&tag) {
-            Completion { tag, status: Status::Aborted, bytes: 0, eof: false }
+            Completion::aborted(tag)
         } else {
             device.carry_out(tag, &op, self.limits.granule as usize)
         });
@@ -229,10 +233,10 @@ proptest! {
     fn a_write_changes_the_bytes_asked_for_and_nothing_more(
         size in 0usize..20_000, offset in 0u64..20_000, len in 0usize..20_000, start in 0usize..5000,
         granule in 0u32..10, memory in 0u32..10, depth in 1u32..9, script in prop::collection::vec(any::<u8>(), 0..20),
-        broken in prop::option::of(0u64..30_000),
+        broken in prop::option::of(0u64..30_000), max_len in 1u64..8192, max_long in 0u64..30_000,
     ) {
         let before = numbered(size);
-        let limits = Limits { granule: 1 << granule, memory: 1 << memory, max_len: 1 << 20, ..Limits::ANY };
+        let limits = Limits { granule: 1 << granule, memory: 1 << memory, max_len, max_long, ..Limits::ANY };
         let fake = Fake::new(before.clone(), limits, script, broken);
         let source = region(start + len + 1, 0x55);
         let mut channel = Channel::new(fake.clone(), depth).unwrap();
@@ -249,6 +253,18 @@ proptest! {
         prop_assert_eq!(&fake.device().bytes, &expected, "a failed write leaves nothing behind the bytes it calls safe");
         prop_assert!(bytes(&source).iter().all(|byte| *byte == 0x55), "the source");
     }
+}
+
+#[test]
+fn a_long_write_that_fails_is_tried_in_short_ones() {
+    let limits = Limits { granule: 16, max_len: 64, max_long: 1024, ..Limits::ANY };
+    let fake = Fake::new(vec![], limits, vec![1], Some(2000));
+    let source = region(4096, 0x55);
+    let mut channel = Channel::new(fake.clone(), 4).unwrap();
+    channel.submit(request(Direction::ToDevice, 0, &source, 0, 4096)).unwrap();
+    let outcome = complete(&mut channel);
+    assert_eq!((outcome.errno(), outcome.bytes), (Some(Errno::EIO), 1984));
+    assert_eq!(fake.device().bytes, vec![0x55; 1984]);
 }
 
 const BYTEWISE: Limits = Limits::ANY;

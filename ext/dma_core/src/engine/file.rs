@@ -2,28 +2,37 @@
 
 mod alignment;
 mod character;
+mod choice;
+mod order;
 pub mod threads;
+pub mod uring;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path as FilePath;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::{Limits, Stats};
+use super::edges::Edges;
+use super::{Cache, Limits, Stats};
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::sys;
 use crate::transfer::{Completion, Direction, Op, Path, Status};
 use character::Sides;
+pub use choice::{serve, Choice};
 
 /// The length of one operation where nobody asks for another: large enough to amortise it, small enough for several of them to
 /// overlap and for an interrupt to be answered soon.
 pub const OPERATION: usize = 1 << 20;
 
+/// The same of writes: those of a transfer go one after the other, and the kernel keeps the disk busy with the parts of one. And of
+/// what is copied from the page cache, by several threads, of which no two are to make the same huge page.
+const LONG: usize = 8 << 20;
+
 /// What a file takes through the page cache.
-const BUFFERED: Limits = Limits { max_len: OPERATION as u64, ..Limits::ANY };
+const BUFFERED: Limits = Limits { max_len: OPERATION as u64, max_long: LONG as u64, ..Limits::ANY };
 
 /// Whether a file is read and written past the page cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,8 +63,9 @@ pub struct Handle {
     file_type: u32,
     /// Of a character device that was opened as a device.
     sides: Option<Sides>,
-    /// Edges of writes exclude direct writes: block devices have no lock of their own for the two in one page.
-    edges: RwLock<()>,
+    /// Edges of writes exclude direct writes to their page: what the kernel writes back of it would undo a direct write that was
+    /// under way when the page was read.
+    edges: Arc<Edges>,
     stats: Arc<Stats>,
     generation: u32,
 }
@@ -78,7 +88,7 @@ impl Handle {
             libc::S_IFDIR => return Err(context(Errno::EISDIR)),
             _ => return Err(Error::Unsupported(format!("{shown} is neither a regular file nor a device"))),
         }
-        nix::fcntl::fcntl(&buffered, nix::fcntl::F_SETFL(nix::fcntl::OFlag::empty())).map_err(context)?;
+        sys::set_flags(buffered.as_fd(), 0).map_err(context)?;
         let stats = Arc::new(Stats::default());
         let (direct_fd, limits) = match direct {
             _ if file_type == libc::S_IFCHR => (None, character::limits(path, buffered.as_fd(), direct)?),
@@ -103,7 +113,7 @@ impl Handle {
             required: direct == Direct::Always,
             file_type,
             sides: None,
-            edges: RwLock::new(()),
+            edges: Edges::new(),
             stats,
             generation: sys::fork_generation(),
         })
@@ -150,6 +160,11 @@ impl Handle {
         self.direct.is_some() || self.is_character()
     }
 
+    /// Whether it is a regular file, which can be cut and have holes.
+    pub fn is_regular(&self) -> bool {
+        self.file_type == libc::S_IFREG
+    }
+
     /// Whether it is a character device.
     pub fn is_character(&self) -> bool {
         self.file_type == libc::S_IFCHR
@@ -183,89 +198,145 @@ impl Handle {
         Err(Error::Closed("this file belongs to the parent process; open it anew after fork".into()))
     }
 
-    /// Carries one operation out on the calling thread.
-    pub(crate) fn execute(&self, tag: u32, op: &Op) -> Completion {
-        let (path, result, eof) = match op {
-            Op::Read { offset, span } => self.read(*offset, span),
-            Op::Write { offset, span } => self.write(*offset, span),
-            Op::Flush { data_only } => {
-                let done = sys::sync(self.buffered.as_fd(), *data_only);
-                return end(tag, done.map(|()| 0), false);
+    /// Which way an operation goes: past the page cache where it is aligned as that needs, unless its bytes are in there already.
+    fn path(&self, op: &Op, cache: Cache) -> Path {
+        match op {
+            _ if self.is_character() => Path::Direct,
+            Op::Read { offset, span } if self.direct.is_some() && self.is_held(*offset, span, cache) => {
+                self.stats.cached_requests.fetch_add(1, Relaxed);
+                Path::Buffered
             }
-            // The channel asks the limits first.
-            Op::Copy { .. } | Op::List { .. } => return end(tag, Err(Errno::EOPNOTSUPP), false),
+            Op::Read { offset, span } if self.fits(*offset, span) => Path::Direct,
+            Op::Write { offset, span } if self.fits(*offset, span) => Path::Direct,
+            _ => Path::Buffered,
+        }
+    }
+
+    /// Whether the page cache has what is read.
+    fn is_held(&self, offset: u64, span: &Span, cache: Cache) -> bool {
+        match cache {
+            Cache::Past => false,
+            Cache::Through => true,
+            // The rest comes with it, read ahead.
+            Cache::Ask => {
+                let (there, all) = self.cached(offset, span.len() as u64);
+                there > all / 2
+            }
+        }
+    }
+
+    /// The descriptor that an operation of this kind goes through.
+    fn descriptor_for(&self, op: &Op, path: Path) -> BorrowedFd<'_> {
+        let other = match (path, op) {
+            (Path::Direct, Op::Read { .. }) if self.is_character() => {
+                self.sides.as_ref().and_then(|sides| sides.reads.as_ref())
+            }
+            (Path::Direct, _) => self.direct.as_ref(),
+            (Path::Buffered, _) => None,
         };
-        self.stats.count(path, result.unwrap_or(0));
-        end(tag, result, eof)
+        other.unwrap_or(&self.buffered).as_fd()
     }
 
-    fn read(&self, offset: u64, span: &Span) -> (Path, Result<usize, Errno>, bool) {
-        // SAFETY: the span's memory is valid and kept by it, and nobody makes references to it.
-        let read = |fd: BorrowedFd<'_>| unsafe { sys::pread(fd, span.address(), span.len(), offset) };
-        if let Some(sides) = &self.sides {
-            let result = read(sides.reads.as_ref().unwrap_or(&self.buffered).as_fd());
-            // A packet, or the device's end: asked for the rest, the driver would wait for the next packet.
-            return (Path::Direct, result, result.is_ok_and(|n| n < span.len()));
-        }
-        let (path, result) = self.attempt(offset, span, || !self.required, read);
-        let eof = result.is_ok_and(|n| n < span.len() && self.ends_at(offset, n));
-        (path, result, eof)
-    }
-
-    fn write(&self, offset: u64, span: &Span) -> (Path, Result<usize, Errno>, bool) {
-        let edge = self.direct.is_some() && self.fitting(offset, span).is_none();
-        let (_alone, _beside);
-        if edge {
-            _alone = self.edges.write().unwrap_or_else(PoisonError::into_inner);
-        } else {
-            _beside = self.edges.read().unwrap_or_else(PoisonError::into_inner);
-        }
-        // SAFETY: the span's memory is valid and kept by it.
-        let write = |fd: BorrowedFd<'_>| unsafe { sys::pwrite(fd, span.address(), span.len(), offset) };
-        // The kernel cuts a write off at RLIMIT_FSIZE, at any byte: direct I/O then refuses what is left of it.
-        let cut = || sys::file_size_limit().is_some_and(|limit| offset.saturating_add(span.len() as u64) > limit);
-        let (path, result) = self.attempt(offset, span, || !self.required || cut(), write);
-        (path, result, false)
-    }
-
-    /// Runs `call` on the descriptor that fits, and once more through the page cache where direct I/O is refused after all
-    /// and `may` says that this is allowed.
-    fn attempt(
-        &self,
-        offset: u64,
-        span: &Span,
-        may: impl Fn() -> bool,
-        call: impl Fn(BorrowedFd<'_>) -> Result<usize, Errno>,
-    ) -> (Path, Result<usize, Errno>) {
-        if let Some(direct) = self.fitting(offset, span) {
-            match call(direct) {
-                // The file system refuses what it said it could take (a file just made compressed or encrypted, say).
-                Err(Errno::EINVAL) if may() => {
-                    self.stats.fallbacks.fetch_add(1, Relaxed);
-                }
-                result => return (Path::Direct, result),
-            }
-        }
-        (if self.is_character() { Path::Direct } else { Path::Buffered }, call(self.buffered.as_fd()))
-    }
-
-    fn fitting(&self, offset: u64, span: &Span) -> Option<BorrowedFd<'_>> {
+    fn fits(&self, offset: u64, span: &Span) -> bool {
         let Limits { granule, memory, .. } = self.limits;
-        let fits = offset % granule == 0 && span.len() as u64 % granule == 0 && span.address() as usize % memory == 0;
-        self.direct.as_ref().filter(|_| fits).map(AsFd::as_fd)
+        let aligned =
+            offset % granule == 0 && span.len() as u64 % granule == 0 && span.address() as usize % memory == 0;
+        self.direct.is_some() && aligned
+    }
+
+    /// Whether an operation that direct I/O refused (a file that was just made compressed or encrypted, say) is to go through the
+    /// page cache after all. The kernel cuts a write off at RLIMIT_FSIZE, at any byte: direct I/O then refuses what is left of it.
+    fn may_fall_back(&self, op: &Op, path: Path, errno: Errno) -> bool {
+        let cut = || match op {
+            Op::Write { offset, span } => {
+                sys::file_size_limit().is_some_and(|limit| offset.saturating_add(span.len() as u64) > limit)
+            }
+            _ => false,
+        };
+        let may = path == Path::Direct && errno == Errno::EINVAL && !self.is_character() && (!self.required || cut());
+        if may {
+            self.stats.fallbacks.fetch_add(1, Relaxed);
+        }
+        may
+    }
+
+    /// The completion of an operation that the kernel has carried out.
+    fn end(&self, tag: u32, op: &Op, path: Path, result: Result<usize, Errno>) -> Completion {
+        let eof = match op {
+            Op::Read { offset, span } => result.is_ok_and(|n| {
+                // Of a device it is a packet, or its end: asked for the rest, the driver would wait for the next packet.
+                n < span.len() && (self.sides.is_some() || self.ends_at(*offset, n))
+            }),
+            _ => false,
+        };
+        if let Op::Read { .. } | Op::Write { .. } = op {
+            self.stats.count(path, result.unwrap_or(0));
+        }
+        let (status, bytes) = match result {
+            Ok(bytes) => (Status::Complete, bytes),
+            Err(errno) => (Status::Os(errno), 0),
+        };
+        Completion { tag, status, bytes, eof }
+    }
+
+    /// How reads of a range are to go, as far as one look at the page cache tells. Where direct I/O was asked for, nobody looks.
+    pub fn look(&self, offset: u64, len: u64) -> Cache {
+        if self.direct.is_none() {
+            return Cache::Past;
+        }
+        self.survey(offset, len)
+    }
+
+    /// The same, also of a file that is read through the page cache in any case.
+    pub fn survey(&self, offset: u64, len: u64) -> Cache {
+        if self.required || self.is_character() || len == 0 {
+            return Cache::Past;
+        }
+        match self.cached(offset, len) {
+            (0, _) => Cache::Past,
+            (there, all) if there == all => Cache::Through,
+            _ => Cache::Ask,
+        }
+    }
+
+    /// Copies bytes from the page cache to `address`, whatever its alignment; how many. It stops at the first that is not there.
+    ///
+    /// # Safety
+    /// `address` must be valid for writing `len` bytes, and no Rust reference may point there.
+    pub unsafe fn read_cached(&self, address: *mut u8, len: usize, offset: u64) -> usize {
+        // SAFETY: the caller vouches for the memory.
+        let n = unsafe { sys::pread_cached(self.buffered.as_fd(), address, len, offset) }.unwrap_or(0);
+        if n > 0 {
+            self.stats.count(Path::Buffered, n);
+            self.stats.cached_requests.fetch_add(u64::from(self.direct.is_some()), Relaxed);
+        }
+        n
+    }
+
+    /// How many pages of a range are in the page cache, as far as that can be known, and how many it has up to the end of the file.
+    fn cached(&self, offset: u64, len: u64) -> (u64, u64) {
+        let page = sys::page_size() as u64;
+        let first = offset / page;
+        let pages = |end: u64| end.div_ceil(page).saturating_sub(first);
+        let end = offset.saturating_add(len);
+        let (all, start) = (pages(end), first * page);
+        let there = sys::cached_pages(self.buffered.as_fd(), start, all * page).unwrap_or(0);
+        if there == 0 || there == all {
+            return (there, all);
+        }
+        // Memory may be larger than what is left of the file.
+        let size = self.size().unwrap_or(end);
+        (there, pages(end.min(size)).max(there))
     }
 
     /// Whether a read of `n` bytes at `offset` that came back short met the end of the file. Of a file that says it has no
     /// size (proc(5) makes such) only a read of nothing tells.
     fn ends_at(&self, offset: u64, n: usize) -> bool {
-        n == 0 || self.size().is_ok_and(|size| size > 0 && offset + n as u64 >= size)
+        n == 0 || self.is_behind(offset + n as u64)
     }
-}
 
-fn end(tag: u32, result: Result<usize, Errno>, eof: bool) -> Completion {
-    let (status, bytes) = match result {
-        Ok(bytes) => (Status::Complete, bytes),
-        Err(errno) => (Status::Os(errno), 0),
-    };
-    Completion { tag, status, bytes, eof }
+    /// Whether no byte of the file lies at `offset` or behind, as far as it says.
+    pub fn is_behind(&self, offset: u64) -> bool {
+        self.size().is_ok_and(|size| size > 0 && offset >= size)
+    }
 }

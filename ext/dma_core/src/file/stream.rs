@@ -3,57 +3,20 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::File;
-use crate::channel::{Channel, Outcome, Request};
+use super::{File, Regions};
+use crate::channel::{Request, Shared, Ticket};
 use crate::engine::file::OPERATION;
+use crate::engine::Cache;
 use crate::error::{Error, Result};
-use crate::memory::{Huge, Layout, Lock, Pool, Region, Span};
+use crate::memory::{Region, Span};
 use crate::sys;
 use crate::transfer::Op;
 
-/// A channel, and memory that was used on it before.
-#[derive(Debug)]
-pub struct Reader {
-    /// The channel.
-    pub channel: Channel,
-    pool: Option<Pool>,
-}
-
-impl Reader {
-    /// Reads through `channel`.
-    pub fn new(channel: Channel) -> Reader {
-        Reader { channel, pool: None }
-    }
-
-    /// Makes sure of `count` regions of `size` bytes. They are cut from one allocation, so that chunks smaller than a huge page
-    /// lie in huge pages together: the disk takes a 1 MiB request from these in one piece.
-    fn reserve(&mut self, count: usize, size: usize) -> Result<()> {
-        if self.pool.as_ref().is_none_or(|pool| pool.size() < size || pool.count() < count) {
-            self.pool = None;
-            self.pool = Some(Pool::new(count, size, 1, Huge::Auto, Lock::Never)?);
-        }
-        Ok(())
-    }
-
-    /// A region of at least `size` bytes: from the pool, or of its own where the user has kept the pool's.
-    fn region(&self, size: usize) -> Result<Arc<Region>> {
-        if let Some(region) = self.pool.as_ref().map(Pool::checkout).transpose()?.flatten() {
-            return Ok(region);
-        }
-        Region::allocate(Layout::new(size), Lock::Never)
-    }
-
-    /// A region to bring `size` bytes into before they are written.
-    pub fn stage(&mut self, size: usize) -> Result<Arc<Region>> {
-        self.reserve(1, size)?;
-        self.region(size)
-    }
-
-    /// Gives large memory back between uses.
-    pub fn trim(&mut self) {
-        self.pool.take_if(|pool| pool.pages().len() > OPERATION);
-    }
-}
+/// How many bytes may have come and wait for those before them while as much as ever is under way.
+const SPARE: usize = 8 << 20;
+/// The part of the depth, as its divisor, that is begun at a time: one doorbell for several, but not for all, which a disk would
+/// end together, and be idle until the next.
+const BATCH: usize = 4;
 
 /// A chunk that has been read: `len` bytes from `skip` on of `region` are the file's from `offset` on.
 #[derive(Debug)]
@@ -68,13 +31,13 @@ pub struct Chunk {
     pub offset: u64,
 }
 
-/// What [`Stream::advance`] found.
+/// What [`Stream::advance`] or [`super::Many::advance`] found.
 #[derive(Debug)]
 pub enum Step {
     /// The next chunk.
     Chunk(Chunk),
-    /// There is none before the channel's event is readable.
-    Wait,
+    /// There is none before one of these has ended.
+    Wait(Vec<Arc<Ticket>>),
     /// All was delivered.
     End,
 }
@@ -86,14 +49,18 @@ pub enum Step {
 #[derive(Debug)]
 pub struct Stream {
     file: Arc<File>,
-    reader: Reader,
+    channel: Arc<Shared>,
+    regions: Regions,
     next: u64,
     end: u64,
     /// The size of the file when last asked; zero where the file does not say.
     size: u64,
     chunk: usize,
     depth: usize,
+    /// How many chunks that have come may wait.
+    spare: usize,
     whole: bool,
+    cache: Cache,
     pending: VecDeque<Pending>,
     /// What the next chunk would have raised, once the bytes before it are delivered.
     failed: Option<Error>,
@@ -101,23 +68,23 @@ pub struct Stream {
 
 #[derive(Debug)]
 struct Pending {
-    id: u64,
+    ticket: Arc<Ticket>,
     region: Arc<Region>,
     offset: u64,
     skip: usize,
     len: usize,
-    outcome: Option<Outcome>,
 }
 
 impl Stream {
     /// Reads `length` bytes from `offset` (to the end of the file where that comes first) in chunks of `chunk` bytes, up to
-    /// `depth` of them ahead; each in one operation if `whole`.
+    /// `depth` of them ahead on `channel`; each in one operation if `whole`.
     ///
     /// # Errors
-    /// What [`File::size`] and [`Pool::new`] raise; the reader is lost then.
+    /// What [`File::size`] and [`crate::memory::Pool::new`] raise; the regions are lost then.
     pub fn new(
         file: Arc<File>,
-        mut reader: Reader,
+        channel: Arc<Shared>,
+        mut regions: Regions,
         (offset, length): (u64, u64),
         chunk: usize,
         depth: usize,
@@ -138,25 +105,30 @@ impl Stream {
         let ahead = depth.min(known.div_ceil(chunk as u64) as usize);
         let aligned = offset % granule == 0 && chunk as u64 % granule == 0;
         let cover = chunk.next_multiple_of(granule as usize) + if aligned { 0 } else { granule as usize };
-        // One more than is under way: the chunk that its user has.
-        reader.reserve(ahead + usize::from(ahead > 1), cover)?;
+        // A chunk that is larger keeps a disk busy by itself.
+        let spare = if chunk <= SPARE / 2 { depth.min(SPARE / chunk) } else { 0 };
+        // One more: the chunk that its user has.
+        regions.reserve(ahead + if ahead > 1 { spare.min(ahead) + 1 } else { 0 }, cover)?;
         Ok(Stream {
-            file,
-            reader,
+            channel,
+            regions,
             next: offset,
             end,
             size,
             chunk,
             depth,
+            spare,
             whole,
+            cache: file.handle().look(offset, known),
+            file,
             pending: VecDeque::new(),
             failed: None,
         })
     }
 
-    /// The channel whose event tells when to go on.
-    pub fn channel(&self) -> &Channel {
-        &self.reader.channel
+    /// What is under way, and given up with the stream.
+    pub fn pending(&self) -> Vec<Arc<Ticket>> {
+        self.pending.iter().map(|pending| Arc::clone(&pending.ticket)).collect()
     }
 
     /// Goes on as far as that is possible without waiting.
@@ -164,15 +136,14 @@ impl Stream {
     /// # Errors
     /// [`Error::Os`] with offset and length where reading failed; every byte before it has been delivered.
     pub fn advance(&mut self) -> Result<Step> {
-        self.take_outcomes()?;
         self.read_ahead()?;
-        self.take_outcomes()?;
-        let Some(front) = self.pending.front() else { return self.failed.take().map_or(Ok(Step::End), Err) };
-        if front.outcome.is_none() {
-            return Ok(Step::Wait);
-        }
-        let Pending { region, offset, skip, len, outcome, .. } = self.pending.pop_front().expect("there is a front");
-        let outcome = outcome.expect("checked above");
+        let Some(front) = self.pending.pop_front() else { return self.failed.take().map_or(Ok(Step::End), Err) };
+        let Some(outcome) = front.ticket.outcome() else {
+            let ticket = Arc::clone(&front.ticket);
+            self.pending.push_front(front);
+            return Ok(Step::Wait(vec![ticket]));
+        };
+        let Pending { region, offset, skip, len, .. } = front;
         let (bytes, error) = (outcome.bytes, outcome.errno());
         let got = bytes.saturating_sub(skip).min(len);
         if let Some(errno) = error.filter(|_| got < len) {
@@ -182,33 +153,44 @@ impl Stream {
         if got < len {
             // The file ends here, or cannot be read further: what was read ahead is not wanted.
             self.end = 0;
-            self.pending.clear();
+            self.give_up();
         }
         if got == 0 {
             return self.failed.take().map_or(Ok(Step::End), Err);
         }
         // The next chunk's read starts before this one is used.
         self.read_ahead()?;
-        self.take_outcomes()?;
         Ok(Step::Chunk(Chunk { region, skip, len: got, offset }))
     }
 
-    /// Ends the stream and hands its channel back for the next use.
-    pub fn into_reader(self) -> Reader {
-        self.reader
+    /// The offset that nothing behind was begun to be read from.
+    pub fn until(&self) -> u64 {
+        self.next
     }
 
-    fn take_outcomes(&mut self) -> Result<()> {
-        for outcome in self.reader.channel.progress()? {
-            if let Some(pending) = self.pending.iter_mut().find(|pending| pending.id == outcome.id) {
-                pending.outcome = Some(outcome);
-            }
-        }
-        Ok(())
+    /// Takes out the memory, for the next who reads ahead.
+    pub fn into_regions(mut self) -> Regions {
+        std::mem::take(&mut self.regions)
     }
 
+    fn give_up(&mut self) {
+        self.channel.abandon(&self.pending());
+        self.pending.clear();
+    }
+
+    /// Begins as many reads as may be under way, several at a time, and looks how far they are.
     fn read_ahead(&mut self) -> Result<()> {
-        while self.pending.len() < self.depth && self.next < self.end {
+        let coming = self.pending.iter().filter(|pending| pending.ticket.outcome().is_none()).count();
+        let most = self.depth + self.spare;
+        let free = (self.depth - coming).min(most - self.pending.len());
+        let batch = self.depth.div_ceil(BATCH);
+        if coming > 0 && free < batch {
+            return self.channel.kick();
+        }
+        for begun in 1..=free {
+            if self.next >= self.end {
+                break;
+            }
             if self.next >= self.size {
                 if !self.pending.is_empty() {
                     break;
@@ -224,13 +206,22 @@ impl Stream {
             let skip = (self.next % granule) as usize;
             let len = self.chunk.min((self.end - self.next).try_into().unwrap_or(usize::MAX));
             let cover = (skip + len).next_multiple_of(granule as usize);
-            let region = self.reader.region(cover)?;
+            let region = self.regions.region(cover)?;
             let op = Op::Read { offset: self.next - skip as u64, span: Span::new(&region, 0, cover)? };
-            let request = Request { whole: self.whole, ..Request::new(op) };
-            let id = self.reader.channel.submit(request)?;
-            self.pending.push_back(Pending { id, region, offset: self.next, skip, len, outcome: None });
+            let request = Request { whole: self.whole, cache: self.cache, ..Request::new(op) };
+            let ticket = self.channel.submit(request, false)?;
+            self.pending.push_back(Pending { ticket, region, offset: self.next, skip, len });
             self.next += len as u64;
+            if begun % batch == 0 {
+                self.channel.kick()?;
+            }
         }
-        Ok(())
+        self.channel.kick()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }

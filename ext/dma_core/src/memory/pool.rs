@@ -56,6 +56,8 @@ impl Waiter {
 pub(super) struct Home {
     slots: Arc<Slots>,
     slot: usize,
+    /// See [`Region::held_with`].
+    pub(super) part: (usize, usize),
 }
 
 impl Pool {
@@ -102,9 +104,17 @@ impl Pool {
         let slot = if may(&mut state) { state.free.pop() } else { None };
         drop(state);
         Ok(slot.map(|slot| {
-            let home = Home { slots: Arc::clone(&self.slots), slot };
+            let home = Home { slots: Arc::clone(&self.slots), slot, part: self.part(slot) };
             Region::listed(Arc::clone(&self.pages), slot * self.stride, self.size, Some(home))
         }))
+    }
+
+    /// Address and length of the regions around `slot` that lie in a huge page's room together; of a larger one alone.
+    fn part(&self, slot: usize) -> (usize, usize) {
+        let each = (sys::HUGE_PAGE / self.stride).max(1);
+        let first = slot - slot % each;
+        let count = each.min(self.count - first);
+        (self.pages.address() + first * self.stride, count * self.stride)
     }
 
     /// Puts `waiter` at the end of the queue. Its event is readable when it is its turn to call [`Pool::checkout_in_turn`]; in the

@@ -23,8 +23,10 @@ pub struct Region {
     abandoned: AtomicUsize,
     /// Whether [`registry::find`] finds it.
     listed: AtomicBool,
-    /// Gives the region back to its pool when dropped; nothing else reads it.
-    _home: Option<Home>,
+    /// Gives the region back to its pool when dropped.
+    home: Option<Home>,
+    /// Keeps the region that this one is a part of.
+    whole: Option<Arc<Region>>,
 }
 
 impl Region {
@@ -52,8 +54,30 @@ impl Region {
             in_flight: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
             listed: AtomicBool::new(false),
-            _home: home,
+            home,
+            whole: None,
         })
+    }
+
+    /// A region of `len` bytes of `whole` from `offset`, whose memory it keeps. It is none that [`registry::find`] finds, which
+    /// finds the whole.
+    pub(crate) fn part(whole: &Arc<Region>, offset: usize, len: usize) -> Arc<Region> {
+        debug_assert!(offset + len <= whole.len);
+        Arc::new(Region {
+            pages: Arc::clone(&whole.pages),
+            offset: whole.offset + offset,
+            len,
+            in_flight: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
+            listed: AtomicBool::new(false),
+            home: None,
+            whole: Some(Arc::clone(whole)),
+        })
+    }
+
+    /// Whether nobody else has bytes of its pages.
+    fn is_alone(&self) -> bool {
+        self.home.is_none() && self.whole.is_none()
     }
 
     /// The whole of some pages as one region.
@@ -94,16 +118,25 @@ impl Region {
 
     /// Bytes that a transfer may use from the start: to the end of the last page, if the pages are this region's alone.
     pub fn capacity(&self) -> usize {
-        match self._home {
-            None if self.offset == 0 => self.pages.len(),
-            _ => self.len,
+        if self.is_alone() && self.offset == 0 {
+            self.pages.len()
+        } else {
+            self.len
+        }
+    }
+
+    /// Of a pool's region, address and length of what it is held in place with: memory that is used again and again is worth it.
+    pub fn held_with(&self) -> Option<(usize, usize)> {
+        match &self.whole {
+            Some(whole) => whole.held_with(),
+            None => self.home.as_ref().map(|home| home.part),
         }
     }
 
     /// Gives the memory back while its addresses stay, see [`Pages::discard`]: only where the pages are this region's alone and
     /// nothing is in flight. False where it did not.
     pub fn discard(&self) -> bool {
-        self._home.is_none() && self.in_flight() == 0 && self.pages.discard()
+        self.is_alone() && self.in_flight() == 0 && self.pages.discard()
     }
 
     /// From now on [`registry::find`] does not find it: its buffer was freed, though others may still hold the memory.
@@ -321,6 +354,20 @@ mod tests {
         assert_eq!(bytes(&region), [0; 8192]);
         let pool = super::super::Pool::new(1, 4096, 1, super::super::Huge::Auto, Lock::Never).unwrap();
         assert!(!pool.checkout().unwrap().unwrap().discard());
+    }
+
+    #[test]
+    fn a_part_keeps_the_whole_and_gives_none_of_its_memory_back() {
+        let region = region(8192);
+        region.fill(0, 8192, 9).unwrap();
+        let part = Region::part(&region, 4096, 10);
+        assert_eq!((part.address(), part.capacity()), (region.address() + 4096, 10));
+        assert_eq!(Region::part(&region, 0, 10).capacity(), 10);
+        drop(region);
+        part.unlist();
+        assert!(!part.discard());
+        assert_eq!(bytes(&part), [9; 10]);
+        assert!(registry::find(part.address()).is_some());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use dma_core::device::Device;
-use dma_core::engine::file::Direct;
+use dma_core::engine::file::{Choice, Direct};
 use dma_core::engine::sim::{self, Clock, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger};
 use dma_core::transfer::Status;
 use dma_core::Errno;
@@ -74,7 +74,9 @@ pub struct Simulated {
 
 impl Simulated {
     fn open_with(&self, fault: Option<(Kind, usize)>) -> Rig {
-        let machine = Machine::new(MachineOptions { clock: self.clock, iommu: self.iommu, seed: 1 }).unwrap();
+        let machine =
+            Machine::new(MachineOptions { clock: self.clock, iommu: self.iommu, seed: 1, ..MachineOptions::default() })
+                .unwrap();
         let sim = sim::Device::new(&machine, self.device).unwrap();
         // A fault's address is one of the device or of the bus: from here on these are past those.
         drop(sim.map_ring(whole(&region(SIZE as usize, 0))).unwrap());
@@ -137,6 +139,7 @@ impl Bench for Small {
 pub struct File {
     pub name: &'static str,
     pub direct: Direct,
+    pub choice: Choice,
 }
 
 impl Bench for File {
@@ -171,7 +174,7 @@ impl File {
     }
 
     fn rig(&self, path: &Path) -> Rig {
-        Rig::new(Device::open(path, self.direct).unwrap(), Status::Os(Errno::EIO))
+        Rig::new(Device::open(path, self.direct, self.choice).unwrap(), Status::Os(Errno::EIO))
     }
 }
 
@@ -246,6 +249,7 @@ impl Drop for Server {
 /// The engines of this computer, in the order of `table.txt`.
 fn host() -> Vec<Box<dyn Bench>> {
     let sim = |name, clock, iommu, device| -> Box<dyn Bench> { Box::new(Simulated { name, clock, iommu, device }) };
+    let file = |name, direct, choice| -> Box<dyn Bench> { Box::new(File { name, direct, choice }) };
     let usual = DeviceOptions { memory: SIZE, ..DeviceOptions::default() };
     let strict = DeviceOptions { alignment: 64, max_segments: 4, ring_size: 8, ..usual };
     let small = DeviceOptions { memory: 4096, channels: 1, ring_size: 8, ..usual };
@@ -257,8 +261,10 @@ fn host() -> Vec<Box<dyn Bench>> {
         sim("sim, strict, small ring", Clock::Free, true, strict),
         sim("sim, strict, small ring, physical addresses", Clock::Free, false, strict),
         Box::new(Small(Simulated { name: "sim, small and slow", clock: Clock::Free, iommu: true, device: small })),
-        Box::new(File { name: "file", direct: Direct::Auto }),
-        Box::new(File { name: "file, page cache", direct: Direct::Never }),
+        file("file, io_uring", Direct::Auto, Choice::Uring),
+        file("file, io_uring, page cache", Direct::Never, Choice::Uring),
+        file("file, threads", Direct::Auto, Choice::Threads),
+        file("file, threads, page cache", Direct::Never, Choice::Threads),
     ]
 }
 

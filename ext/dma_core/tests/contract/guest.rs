@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use dma_core::device::Device;
 use dma_core::engine::vfio::Options;
-use dma_core::engine::Manner;
+use dma_core::engine::{Cache, Manner};
 use dma_core::transfer::Status;
 
 use crate::cases::{read, write, GRACE};
@@ -157,7 +157,7 @@ fn a_block_past_the_end_is_the_disks_to_refuse() {
         (read(size - 512, &memory, 0, 512), Status::Complete),
     ];
     for (tag, (op, status)) in (0..).zip(operations) {
-        queue.push(tag, op, Manner { interrupt: true, linked: false }).unwrap();
+        queue.push(tag, op, Manner { cache: Cache::Past, interrupt: true, linked: false }).unwrap();
         queue.kick();
         let mut ended = Vec::new();
         while ended.is_empty() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dma_core::channel::Request;
 use dma_core::device::Device;
-use dma_core::engine::file::Direct;
+use dma_core::engine::file::{Choice, Direct};
 use dma_core::memory::{Region, Span};
 use dma_core::transfer::{Direction, Status};
 use proptest::prelude::*;
@@ -26,11 +26,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// Carries all steps out at once, on a file and memory that both are shared by all of them.
-fn all_at_once(steps: &[Step], direct: Direct) -> (Vec<u8>, Vec<u8>) {
+fn all_at_once(steps: &[Step], direct: Direct, choice: Choice) -> (Vec<u8>, Vec<u8>) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("file");
     fs::write(&path, numbered(DEVICE, 1)).unwrap();
-    let device = Device::open(&path, direct).unwrap();
+    let device = Device::open(&path, direct, choice).unwrap();
     let (channel, memory): (_, Arc<Region>) = (device.channel(0).unwrap(), filled(&numbered(MEMORY, 2)));
     let mut tickets = Vec::new();
     for (to_device, offset, start, len, fence) in steps {
@@ -50,7 +50,9 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 150, ..ProptestConfig::default() })]
 
     #[test]
-    fn transfers_that_nobody_waits_for_end_as_if_one_after_the_other(steps in steps(), direct in any::<bool>()) {
+    fn transfers_that_nobody_waits_for_end_as_if_one_after_the_other(
+        steps in steps(), direct in any::<bool>(), choice in prop_oneof![Just(Choice::Auto), Just(Choice::Threads)],
+    ) {
         let (mut device, mut memory) = (numbered(DEVICE, 1), numbered(MEMORY, 2));
         for (to_device, offset, start, len, _) in &steps {
             let (there, here) = (&mut device[*offset..offset + len], &mut memory[*start..start + len]);
@@ -61,7 +63,7 @@ proptest! {
             }
         }
         let direct = if direct { Direct::Auto } else { Direct::Never };
-        let (file, seen) = all_at_once(&steps, direct);
+        let (file, seen) = all_at_once(&steps, direct, choice);
         prop_assert!(file == device, "the device");
         prop_assert!(seen == memory, "memory");
     }

@@ -7,9 +7,10 @@ use ::loom::sync::Condvar;
 use ::loom::thread;
 
 use super::*;
+use crate::channel::table::Bell;
 use crate::engine::{Engine, Limits, Manner, Queue, Rejected, Stats};
 use crate::sync::Event;
-use crate::transfer::{Completion, Op};
+use crate::transfer::{Completion, Op, Status};
 
 /// A device that is one thread, as its queue and the tests see it.
 #[derive(Debug)]
@@ -55,6 +56,10 @@ fn completion(tag: u32, status: Status) -> Completion {
 struct Handle(Arc<Device>);
 
 impl Engine for Handle {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
     fn limits(&self) -> Limits {
         Limits { ordered: true, flushes: true, ..Limits::ANY }
     }
@@ -112,7 +117,7 @@ impl Queue for Handle {
 struct Model {
     device: Arc<Device>,
     shared: Shared,
-    nudge: Arc<Event>,
+    nudge: Arc<Bell>,
     leaders: AtomicU32,
 }
 
@@ -167,10 +172,10 @@ impl Waiter for Sleeper<'_> {
         match role {
             Role::Lead => {
                 assert_eq!(leaders.fetch_add(1, SeqCst), 0, "two wait for the channel's event");
-                Event::wait(&[&device.event, nudge]);
+                Event::wait(&[&device.event, nudge.event()]);
                 leaders.fetch_sub(1, SeqCst);
             }
-            Role::Follow => Event::wait(&[&self.seat.signal]),
+            Role::Follow => Event::wait(&[self.seat.signal.event()]),
         }
         Ok(())
     }
@@ -221,6 +226,23 @@ fn one_whose_transfer_ends_first_hears_of_it_though_another_leads() {
 }
 
 #[test]
+fn one_who_waits_for_either_of_two_hears_of_the_first_though_another_leads() {
+    check(|| {
+        let model = Model::new();
+        let tickets = [model.submit(), model.submit()];
+        let device = model.device.start(1);
+        let other = model.waiting(&tickets[0], None);
+        let seat = Seat::new().unwrap();
+        let mut waiter = Sleeper { model: &model, seat: Arc::clone(&seat), patience: None };
+        model.shared.wait_any(&tickets, &seat, None, &mut waiter).unwrap();
+        assert!(Ticket::any_ended(&tickets));
+        device.join().unwrap();
+        model.device.start(1).join().unwrap();
+        assert_eq!(other.join().unwrap(), Some(Status::Complete));
+    });
+}
+
+#[test]
 fn one_who_leaves_early_leaves_nobody_behind_who_waits_for_ever() {
     for patience in 0..3 {
         check(move || {
@@ -249,7 +271,7 @@ fn a_completion_that_a_passer_by_reaps_wakes_whoever_leads() {
         assert_eq!(other.join().unwrap(), Some(Status::Complete));
         device.join().unwrap();
         model.check(&[&ticket]);
-        assert!(!model.nudge.is_readable(), "the channel's event would stay readable");
+        assert!(!model.nudge.event().is_readable(), "the channel's event would stay readable");
     });
 }
 

@@ -1,5 +1,6 @@
 //! Waiting as a thread of no scheduler.
 
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ impl Shared {
             return Ok(outcome);
         }
         self.cancel(ticket, Status::TimedOut);
-        self.settle(ticket, grace);
+        self.settle(slice::from_ref(ticket), grace);
         match ticket.outcome() {
             Some(outcome) if outcome.status != Status::TimedOut => Ok(outcome),
             _ => Err(self.timed_out(ticket, timeout)),

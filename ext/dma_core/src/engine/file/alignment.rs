@@ -24,6 +24,8 @@ pub(super) fn open_direct(path: &Path, flags: i32, stat: Stat) -> Result<(OwnedF
     if !same {
         return Err("it was replaced by another file while it was opened".into());
     }
+    // With O_NONBLOCK, io_uring would take every file system for one that never makes it wait.
+    sys::set_flags(fd.as_fd(), libc::O_DIRECT).map_err(|errno| errno.desc().to_owned())?;
     let limits = match (stat.direct, sys::logical_block_size(stat.device)) {
         (Some((memory, offset)), _) => Limits { granule: offset.into(), memory: memory as usize, ..BUFFERED },
         (None, Some(block)) => Limits { granule: block.into(), memory: block as usize, ..BUFFERED },

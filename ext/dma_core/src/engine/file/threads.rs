@@ -7,13 +7,15 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use nix::sys::eventfd::EventFd;
+use nix::errno::Errno;
 
+use super::order::{Going, Order};
 use super::Handle;
 use crate::engine::{Engine, Limits, Manner, Queue, Rejected, Stats};
 use crate::error::{Error, Result};
+use crate::sync::Event;
 use crate::sys::{self, PerProcess};
-use crate::transfer::{Completion, Direction, Op, Status};
+use crate::transfer::{Completion, Direction, Op, Path};
 
 /// The most worker threads of the process that carry out what somebody waits for; more operations wait their turn. Threads
 /// that a broken disk holds, with operations that were given up, come on top.
@@ -35,6 +37,10 @@ impl Threads {
 }
 
 impl Engine for Threads {
+    fn name(&self) -> &'static str {
+        "threads"
+    }
+
     fn limits(&self) -> Limits {
         self.handle.limits()
     }
@@ -53,8 +59,10 @@ impl Engine for Threads {
 
     /// Every queue is a channel of its own, whatever its number.
     fn queue(&self, _index: u16, depth: u32) -> Result<Box<dyn Queue>> {
-        let event = sys::eventfd().map_err(|errno| Error::os(errno, "cannot make a completion event"))?;
+        let event = Event::new().map_err(|errno| Error::os(errno, "cannot make a completion event"))?;
+        let event = Arc::new(event);
         Ok(Box::new(ThreadQueue {
+            order: Order::new(Arc::clone(&self.handle), Arc::clone(&event)),
             handle: Arc::clone(&self.handle),
             pushed: Vec::new(),
             in_flight: (0..depth).map(|_| None).collect(),
@@ -66,25 +74,46 @@ impl Engine for Threads {
 #[derive(Debug)]
 struct ThreadQueue {
     handle: Arc<Handle>,
+    order: Order,
     pushed: Vec<Job>,
     /// By tag, for what is begun or waits for a worker, and is not reaped: whether it was cancelled.
     in_flight: Vec<Option<Arc<AtomicBool>>>,
     done: Arc<Done>,
 }
 
-/// Where the workers put what they finished for one queue. The event is signalled while there is something, and changes only
-/// under the lock.
+/// Where the workers put what they finished for one queue. The event is signalled while there is something.
 #[derive(Debug)]
 struct Done {
     completions: Mutex<Vec<Completion>>,
-    event: EventFd,
+    event: Arc<Event>,
+}
+
+impl Done {
+    fn add(&self, completion: Completion) {
+        let mut completions = lock(&self.completions);
+        completions.push(completion);
+        if completions.len() == 1 {
+            self.event.signal();
+        }
+    }
+}
+
+impl ThreadQueue {
+    fn begin(&mut self, going: Going) {
+        if let Some(cancelled) = &self.in_flight[going.tag as usize] {
+            let (handle, done, cancelled) = (Arc::clone(&self.handle), Arc::clone(&self.done), Arc::clone(cancelled));
+            self.pushed.push(Job { going, handle, done, cancelled });
+        }
+    }
 }
 
 impl Queue for ThreadQueue {
-    fn push(&mut self, tag: u32, op: Op, _manner: Manner) -> Result<(), Rejected> {
-        let cancelled = Arc::new(AtomicBool::new(false));
-        self.in_flight[tag as usize] = Some(Arc::clone(&cancelled));
-        self.pushed.push(Job { tag, op, handle: Arc::clone(&self.handle), done: Arc::clone(&self.done), cancelled });
+    fn push(&mut self, tag: u32, op: Op, manner: Manner) -> Result<(), Rejected> {
+        self.in_flight[tag as usize] = Some(Arc::default());
+        let path = self.handle.path(&op, manner.cache);
+        if let Some(going) = self.order.admit(Going::new(tag, op, path)) {
+            self.begin(going);
+        }
         Ok(())
     }
 
@@ -96,12 +125,11 @@ impl Queue for ThreadQueue {
     }
 
     fn reap(&mut self, out: &mut Vec<Completion>) {
-        let mut completions = lock(&self.done.completions);
-        if completions.is_empty() {
-            return;
-        }
-        sys::clear(&self.done.event);
-        for completion in completions.drain(..) {
+        let released = self.order.released();
+        released.into_iter().for_each(|going| self.begin(going));
+        self.kick();
+        let completions = std::mem::take(&mut *lock(&self.done.completions));
+        for completion in completions {
             let cancelled = self.in_flight[completion.tag as usize].take();
             if cancelled.is_some_and(|cancelled| cancelled.load(SeqCst)) {
                 Workers::of_this_process().take_back();
@@ -114,8 +142,9 @@ impl Queue for ThreadQueue {
         self.done.event.as_fd()
     }
 
-    /// Reaping takes all there is, and the signal with it.
-    fn acknowledge(&mut self) {}
+    fn acknowledge(&mut self) {
+        self.done.event.clear();
+    }
 
     /// The kernel cannot be stopped in the middle of a pread(2).
     fn stop(&mut self) -> bool {
@@ -127,13 +156,16 @@ impl Queue for ThreadQueue {
         if !cancelled.swap(true, SeqCst) {
             Workers::of_this_process().give_up();
         }
+        if let Some(going) = self.order.remove(tag) {
+            drop(going);
+            self.done.add(Completion::aborted(tag));
+        }
     }
 }
 
 #[derive(Debug)]
 struct Job {
-    tag: u32,
-    op: Op,
+    going: Going,
     handle: Arc<Handle>,
     done: Arc<Done>,
     cancelled: Arc<AtomicBool>,
@@ -141,19 +173,35 @@ struct Job {
 
 impl Job {
     fn run(self) {
-        let Job { tag, op, handle, done, cancelled } = self;
-        let completion = if cancelled.load(SeqCst) {
-            Completion { tag, status: Status::Aborted, bytes: 0, eof: false }
-        } else {
-            handle.execute(tag, &op)
-        };
-        // The memory is let go before anybody can learn that the operation is over.
-        drop(op);
-        let mut completions = lock(&done.completions);
-        completions.push(completion);
-        if completions.len() == 1 {
-            sys::signal(&done.event);
-        }
+        let Job { going, handle, done, cancelled } = self;
+        let completion = if cancelled.load(SeqCst) { Completion::aborted(going.tag) } else { execute(&handle, &going) };
+        // Memory and blocks are let go before anybody can learn that the operation is over.
+        drop(going);
+        done.add(completion);
+    }
+}
+
+/// Carries an operation out; a second time, where it is refused one way and may go the other.
+fn execute(handle: &Handle, going: &Going) -> Completion {
+    let mut path = going.path;
+    let mut result = call(handle, &going.op, path);
+    if result.is_err_and(|errno| handle.may_fall_back(&going.op, path, errno)) {
+        path = Path::Buffered;
+        result = call(handle, &going.op, path);
+    }
+    handle.end(going.tag, &going.op, path, result)
+}
+
+fn call(handle: &Handle, op: &Op, path: Path) -> Result<usize, Errno> {
+    let fd = handle.descriptor_for(op, path);
+    match op {
+        // SAFETY: the span's memory is valid and kept by it, and nobody makes references to it.
+        Op::Read { offset, span } => unsafe { sys::pread(fd, span.address(), span.len(), *offset) },
+        // SAFETY: the span's memory is valid and kept by it.
+        Op::Write { offset, span } => unsafe { sys::pwrite(fd, span.address(), span.len(), *offset) },
+        Op::Flush { data_only } => sys::sync(fd, *data_only).map(|()| 0),
+        // The channel asks the limits first.
+        Op::Copy { .. } | Op::List { .. } => Err(Errno::EOPNOTSUPP),
     }
 }
 

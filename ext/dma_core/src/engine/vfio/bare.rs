@@ -22,6 +22,10 @@ impl Bare {
 }
 
 impl Engine for Bare {
+    fn name(&self) -> &'static str {
+        "vfio"
+    }
+
     fn limits(&self) -> Limits {
         Limits { size: 0, flushes: false, ..Limits::ANY }
     }

@@ -68,6 +68,10 @@ impl Edu {
 }
 
 impl Engine for Edu {
+    fn name(&self) -> &'static str {
+        "vfio"
+    }
+
     fn limits(&self) -> Limits {
         Limits { max_len: SIZE, size: SIZE, ordered: true, flushes: false, ..Limits::ANY }
     }
@@ -258,7 +262,7 @@ impl Queue for EduQueue {
             current.cancelled = true;
         } else if let Some(index) = self.waiting.iter().position(|transfer| transfer.tag == tag) {
             self.waiting.remove(index);
-            self.ended.push(Completion { tag, status: Status::Aborted, bytes: 0, eof: false });
+            self.ended.push(Completion::aborted(tag));
         }
     }
 }

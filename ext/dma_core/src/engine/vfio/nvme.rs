@@ -141,6 +141,10 @@ fn choose(identity: &Identity, wanted: Option<u32>, address: &str) -> Result<Nam
 pub(super) struct NvmeEngine(pub Arc<Nvme>);
 
 impl Engine for NvmeEngine {
+    fn name(&self) -> &'static str {
+        "vfio"
+    }
+
     fn limits(&self) -> Limits {
         let Namespace { block_size, .. } = self.0.namespace;
         // A PRP entry begins at a multiple of four bytes.

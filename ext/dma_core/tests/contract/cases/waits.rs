@@ -63,7 +63,7 @@ pub fn a_transfer_that_hangs_is_cancelled(bench: &dyn Bench) -> Verdict {
     let (rig, ticket, target) = hang(bench)?;
     let channel = rig.channel();
     channel.cancel(&ticket, Status::Aborted);
-    let ended = channel.settle(&ticket, patience(&rig));
+    let ended = channel.settle(std::slice::from_ref(&ticket), patience(&rig));
     assert_eq!(ended, rig.aborts);
     check_given_up(rig, &ticket, &target, Status::Aborted)
 }

@@ -132,6 +132,10 @@ impl Line {
 }
 
 impl Engine for Disk {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+
     fn limits(&self) -> Limits {
         let granule = self.granule as u64;
         Limits { granule, memory: 4, max_len: 2 * granule, size: SIZE as u64, flushes: false, ..Limits::ANY }

@@ -1,16 +1,13 @@
-//! A channel as a Ruby thread or fiber uses it: submit, wait without the GVL or through the Fiber scheduler, let go.
+//! Events as a Ruby thread or fiber waits for them: without the GVL, or through the Fiber scheduler.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use dma_core::channel::{Channel, Outcome};
-use dma_core::file::Reader;
 use magnus::rb_sys::{protect, AsRawValue, FromRawValue};
 use magnus::value::{InnerValue, Opaque};
 use magnus::{kwargs, prelude::*, Error, Ruby, Value};
 
-use crate::error::{timed_out, OrRaise};
-use crate::gvl;
+use crate::error::timed_out;
 
 /// How long an interrupted call waits for the engine to let go of its memory. A disk in order needs a few milliseconds; what a
 /// broken one keeps longer stays refused to other transfers until it is done.
@@ -18,13 +15,6 @@ pub const GRACE: Duration = Duration::from_millis(100);
 /// How long it waits with the GVL first, which a disk in order seldom outlasts: while other threads run, one of them may raise into
 /// a thread that is being killed, whereupon Ruby (3.1) forgets the kill. Timeout's does so.
 pub const BRIEF: Duration = Duration::from_millis(2);
-
-/// A reader with the Ruby IO object that its completions are waited for on.
-pub struct Port {
-    /// The channel and its memory.
-    pub reader: Reader,
-    event: Event,
-}
 
 /// An IO object for a descriptor that somebody else closes.
 #[derive(Clone, Copy)]
@@ -75,45 +65,4 @@ pub fn duration(seconds: f64) -> Duration {
 pub fn scheduled() -> bool {
     // SAFETY: called with the GVL, by a Ruby thread.
     unsafe { Value::from_raw(rb_sys::rb_fiber_scheduler_current()) }.to_bool()
-}
-
-impl Port {
-    /// A port to `channel`.
-    pub fn new(ruby: &Ruby, channel: Channel) -> Result<Port, Error> {
-        let event = Event::new(ruby, channel.event())?;
-        Ok(Port { reader: Reader::new(channel), event })
-    }
-
-    /// The port of a reader that had one.
-    pub fn with(reader: Reader, event: Event) -> Port {
-        Port { reader, event }
-    }
-
-    /// Takes it apart.
-    pub fn split(self) -> (Reader, Event) {
-        (self.reader, self.event)
-    }
-
-    /// For the GC.
-    pub fn io(&self) -> Opaque<Value> {
-        self.event.io()
-    }
-
-    /// Waits for one request.
-    pub fn complete(&mut self, ruby: &Ruby, id: u64) -> Result<Outcome, Error> {
-        loop {
-            let ended = self.reader.channel.progress().or_raise(ruby)?;
-            if let Some(outcome) = ended.into_iter().find(|outcome| outcome.id == id) {
-                return Ok(outcome);
-            }
-            self.event.wait(ruby, None)?;
-        }
-    }
-
-    /// Ends what is in flight: true when no memory is in use any more. Otherwise dropping the port leaves the rest to a
-    /// thread that waits.
-    pub fn settle(&mut self) -> bool {
-        let channel = &mut self.reader.channel;
-        channel.is_idle() || channel.quiesce(BRIEF) || gvl::without_if_possible(|| channel.quiesce(GRACE))
-    }
 }

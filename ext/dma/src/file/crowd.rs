@@ -1,0 +1,164 @@
+//! Everybody who waits for a transfer of one file: they share a channel, so that all their operations keep one ring busy.
+
+use std::slice;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
+use std::time::Duration;
+
+use dma_core::channel::{Outcome, Request, Role, Shared, Ticket, Waiter};
+use dma_core::engine::Cache;
+use dma_core::file::File as CoreFile;
+use dma_core::transfer::Status;
+use dma_core::{sys, Error as Core};
+use magnus::value::{InnerValue, Opaque};
+use magnus::{gc, prelude::*, Error, RClass, Ruby, Value};
+
+use crate::buffer::with_memory;
+use crate::error::{held, raise, OrRaise};
+use crate::event::{scheduled, Event};
+use crate::gvl;
+use crate::line::Line;
+
+/// How many wait on descriptors at a time. The others wait until one of these has what it wanted: a thousand fibers may read one
+/// file, and a process has a thousand descriptors.
+const PLACES: usize = 64;
+
+/// The shared channel of a file.
+pub struct Crowd {
+    /// The channel, and who waits for it.
+    pub line: Line,
+    /// How many places are free, and how many wait for one.
+    free: AtomicUsize,
+    waiting: AtomicUsize,
+    /// A Thread::Queue, whose elements say that it is worth looking for a free place. Who takes one and finds none loses nothing.
+    hints: Opaque<Value>,
+}
+
+impl Crowd {
+    /// For `file`, of which each transfer keeps `depth` operations in flight.
+    pub fn new(ruby: &Ruby, file: &CoreFile, depth: u32) -> Result<Crowd, Error> {
+        let line = Line::new(ruby, with_memory(ruby, || file.shared(depth))?)?;
+        let queue: RClass = ruby.class_thread().const_get("Queue")?;
+        let hints: Value = queue.funcall("new", ())?;
+        Ok(Crowd { line, free: AtomicUsize::new(PLACES), waiting: AtomicUsize::new(0), hints: hints.into() })
+    }
+
+    /// For the GC.
+    pub fn mark(&self, marker: &gc::Marker) {
+        self.line.mark(marker);
+        marker.mark(self.hints);
+    }
+
+    /// Carries out a request, and waits for it.
+    ///
+    /// # Errors
+    /// What the core raises of the request; what interrupts the wait, after the request was given up. `left` is called where the
+    /// engine has not let go of its memory by then.
+    pub fn carry_out(&self, ruby: &Ruby, request: Request, left: impl FnOnce()) -> Result<Outcome, Error> {
+        let shared = &self.line.shared;
+        let at_once = request.cache != Cache::Past || !scheduled();
+        let ticket = shared.submit(request, false).or_raise(ruby)?;
+        // Fibers that run now may have more, for which one doorbell is enough.
+        if at_once || !shared.have_kicked() {
+            shared.kick().or_raise(ruby)?;
+            // What lies in the page cache has often come by now.
+            if let Some(outcome) = ticket.outcome() {
+                return Ok(outcome);
+            }
+        }
+        let tickets = slice::from_ref(&ticket);
+        self.wait(ruby, tickets).inspect_err(|error| {
+            let _held = held(error);
+            if !self.line.give_up(tickets, Status::Aborted) {
+                shared.abandon(tickets);
+                left();
+            }
+        })?;
+        Ok(ticket.outcome().expect("no time was set for the wait"))
+    }
+
+    /// Waits until one of these transfers has ended.
+    ///
+    /// # Errors
+    /// What interrupts the wait; they go on.
+    pub fn wait(&self, ruby: &Ruby, tickets: &[Arc<Ticket>]) -> Result<(), Error> {
+        self.take_place(ruby)?;
+        let waited = self.line.wait(ruby, tickets, None, |seat| FileWaiter { ruby, line: &self.line, tickets, seat });
+        let _held = waited.as_ref().err().and_then(held);
+        // Whatever has ended the wait, the place is the next one's.
+        self.free.fetch_add(1, Relaxed);
+        // What interrupts that, too, comes after, as from an ensure.
+        self.hint(ruby).and(waited)
+    }
+
+    /// Called with the GVL, which keeps others out between the steps.
+    fn take_place(&self, ruby: &Ruby) -> Result<(), Error> {
+        let hints = self.hints.get_inner_with(ruby);
+        while self.free.fetch_update(Relaxed, Relaxed, |free| free.checked_sub(1)).is_err() {
+            self.waiting.fetch_add(1, Relaxed);
+            let hint: Result<Value, Error> = hints.funcall("pop", ());
+            self.waiting.fetch_sub(1, Relaxed);
+            if let Err(error) = hint {
+                let _held = held(&error);
+                // A hint that it was just given, or woken for, is another's.
+                return self.hint(ruby).and(Err(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Has one who waits look for a place, if anybody does.
+    fn hint(&self, ruby: &Ruby) -> Result<(), Error> {
+        if self.waiting.load(Relaxed) == 0 {
+            return Ok(());
+        }
+        let given: Result<Value, Error> = self.hints.get_inner_with(ruby).funcall("push", (true,));
+        given.map(drop)
+    }
+}
+
+/// Waits as a thread or fiber that calls nobody back.
+struct FileWaiter<'a> {
+    ruby: &'a Ruby,
+    line: &'a Line,
+    tickets: &'a [Arc<Ticket>],
+    seat: Event,
+}
+
+impl Waiter for FileWaiter<'_> {
+    type Error = Error;
+
+    fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Error> {
+        // No interrupt of a file's is ever lost, and schedulers take long to set a timer.
+        match role {
+            Role::Follow => self.seat.wait(self.ruby, None).map(drop),
+            Role::Lead if scheduled() => {
+                self.line.shared.lead().or_raise(self.ruby)?;
+                self.line.event.wait(self.ruby, None).map(drop)
+            }
+            Role::Lead => {
+                let (shared, tickets) = (&self.line.shared, self.tickets);
+                gvl::interruptible(self.ruby, || lead(shared, tickets, timeout))
+            }
+        }
+    }
+
+    fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn error(&mut self, error: Core) -> Error {
+        raise(self.ruby, &error)
+    }
+}
+
+/// Reaps for all, and pushes what follows, without the GVL: of a long transfer each operation would have to wait for it otherwise.
+/// Returns when one of the transfers has ended, when nothing has happened for the time, and when a signal interrupts it.
+fn lead(shared: &Shared, tickets: &[Arc<Ticket>], timeout: Duration) {
+    while sys::wait_readable(shared.event(), timeout) {
+        // Mostly that was what is waited for, and the event need not be cleared before somebody waits for it again.
+        if shared.lead().is_err() || Ticket::any_ended(tickets) || shared.progress().is_err() {
+            return;
+        }
+    }
+}
