@@ -105,8 +105,8 @@ impl Stream {
         let ahead = depth.min(known.div_ceil(chunk as u64) as usize);
         let aligned = offset % granule == 0 && chunk as u64 % granule == 0;
         let cover = chunk.next_multiple_of(granule as usize) + if aligned { 0 } else { granule as usize };
-        // A chunk that is larger keeps a disk busy by itself.
-        let spare = if chunk <= SPARE / 2 { depth.min(SPARE / chunk) } else { 0 };
+        // A chunk that is larger keeps a disk busy by itself; who wants one ahead gets no two.
+        let spare = if depth > 1 && chunk <= SPARE / 2 { depth.min(SPARE / chunk) } else { 0 };
         // One more: the chunk that its user has.
         regions.reserve(ahead + if ahead > 1 { spare.min(ahead) + 1 } else { 0 }, cover)?;
         Ok(Stream {
