@@ -6,13 +6,17 @@
 //! transaction of the [machine](Machine)'s bus, and takes cycles of it.
 
 mod access;
+mod arbiter;
 mod controller;
+mod core;
 mod cpu;
 mod device;
 mod driver;
 mod faults;
 mod interrupt;
 mod machine;
+mod memory;
+mod pio;
 mod port;
 mod registers;
 mod space;
@@ -21,13 +25,14 @@ mod trace;
 mod work;
 mod worker;
 
+pub use arbiter::{Arbitration, MasterStats};
 pub use cpu::{CpuStats, Mode};
 pub use device::{Device, DeviceOptions};
 pub use faults::{Fault, Kind, Trigger};
 pub use machine::{Clock, Machine, MachineOptions, MachineStats};
 pub use registers::channel_offset;
 pub use timing::Timing;
-pub use trace::{Event, What};
+pub use trace::{Event, Master, Record, Tenure, What};
 
 #[cfg(test)]
 mod tests;

@@ -36,6 +36,8 @@ pub struct DeviceOptions {
     pub address_bits: u32,
     /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
     pub max_segments: usize,
+    /// Descriptors of its ring that a channel fetches at once.
+    pub prefetch: u32,
 }
 
 impl Default for DeviceOptions {
@@ -47,6 +49,7 @@ impl Default for DeviceOptions {
             alignment: 1,
             address_bits: 48,
             max_segments: 64,
+            prefetch: 1,
         }
     }
 }
@@ -54,7 +57,7 @@ impl Default for DeviceOptions {
 impl DeviceOptions {
     fn check(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments } = *self;
+        let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch } = *self;
         if !(16..=48).contains(&address_bits) {
             return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
@@ -77,6 +80,9 @@ impl DeviceOptions {
         }
         if !(1..=4096).contains(&max_segments) {
             return refuse(format!("max_segments: {max_segments} is not in 1..4096"));
+        }
+        if !(1..=64).contains(&prefetch) {
+            return refuse(format!("prefetch: {prefetch} is not in 1..64"));
         }
         Ok(())
     }
@@ -125,6 +131,10 @@ impl Device {
     /// The machine it is part of.
     pub fn machine(&self) -> &Arc<Machine> {
         &self.machine
+    }
+
+    pub(super) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// What it was made like.
