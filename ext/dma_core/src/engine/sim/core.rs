@@ -12,8 +12,10 @@ use super::worker::Step;
 /// The machine's state, under its lock.
 #[derive(Debug)]
 pub(super) struct Core {
-    /// The most bytes of one transaction.
+    /// The most bytes of one transaction, and of one that nobody can look into: nobody else asks for the bus, and nothing but the
+    /// end of all is waited for. What it takes is the same.
     pub burst: u64,
+    pub whole: u64,
     pub now: u64,
     pub options: MachineOptions,
     pub seats: Vec<Seat>,
@@ -47,9 +49,9 @@ impl Seat {
         Seat { controller, bus, asked: None, stats: MasterStats::default() }
     }
 
-    /// Whether it has a transaction of up to `burst` bytes to do.
-    pub(super) fn asks(&mut self, now: u64, burst: u64) -> bool {
-        let asks = self.controller.next_len(burst).is_some();
+    /// Whether it has a transaction to do.
+    pub(super) fn asks(&mut self, now: u64) -> bool {
+        let asks = self.controller.next_len(1).is_some();
         self.asked = if asks { self.asked.or(Some(now)) } else { None };
         asks
     }
@@ -112,17 +114,17 @@ impl Core {
         channel: Option<u16>,
         mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
     ) {
-        let Core { burst, now, seats, buses, faults, trace, .. } = self;
-        let (now, burst) = (*now, *burst);
+        let Core { now, seats, buses, faults, trace, .. } = self;
+        let now = *now;
         let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace };
         for (index, seat) in seats.iter_mut().enumerate() {
             let port = &seat.controller.port;
             if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
-                let before = seat.controller.next_len(burst);
+                let before = seat.controller.next_len(u64::MAX);
                 work(&mut seat.controller, &mut bus);
                 // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
                 // not keep it from its end.
-                let changed = seat.controller.next_len(burst) != before;
+                let changed = seat.controller.next_len(u64::MAX) != before;
                 buses[seat.bus].current.take_if(|current| changed && current.index == index);
             }
         }
@@ -130,8 +132,8 @@ impl Core {
 
     /// Notes who asks for a bus from now on.
     pub(super) fn ask(&mut self) {
-        let (now, burst) = (self.now, self.burst);
-        self.seats.iter_mut().for_each(|seat| _ = seat.asks(now, burst));
+        let now = self.now;
+        self.seats.iter_mut().for_each(|seat| _ = seat.asks(now));
     }
 
     /// One step of the machine's thread.
@@ -147,7 +149,7 @@ impl Core {
 
     /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
     pub(super) fn transact(&mut self, until: Option<u64>) -> bool {
-        let Some((bus, current)) = self.next() else {
+        let Some((bus, current)) = self.next(until.is_some()) else {
             self.now = until.unwrap_or(self.now).max(self.now);
             return false;
         };
@@ -160,12 +162,12 @@ impl Core {
         true
     }
 
-    /// The transaction that ends first, of those that are on the buses now.
-    fn next(&mut self) -> Option<(usize, Current)> {
+    /// The transaction that ends first, of those that are on the buses now. Somebody may look at what happens within it if `watched`.
+    fn next(&mut self, watched: bool) -> Option<(usize, Current)> {
         let mut first: Option<(usize, Current)> = None;
         for bus in 0..self.buses.len() {
             if self.buses[bus].current.is_none() {
-                self.buses[bus].current = self.arbitrate(bus);
+                self.buses[bus].current = self.arbitrate(bus, watched);
             }
             if let Some(current) =
                 self.buses[bus].current.filter(|current| first.is_none_or(|(_, first)| current.end < first.end))
@@ -177,16 +179,16 @@ impl Core {
     }
 
     /// Who has a bus next, and until when.
-    fn arbitrate(&mut self, bus: usize) -> Option<Current> {
-        let Core { seats, buses, options, now, burst, cpu, memory, .. } = self;
+    fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
+        let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
+        let alone = if watched || trace.is_some() { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
         let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&Block::new(1, options, memory, 0)));
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
-            let asks =
-                seat.bus == bus && !(full && seat.controller.mode == Mode::Transparent) && seat.asks(*now, *burst);
+            let asks = seat.bus == bus && !(full && seat.controller.mode == Mode::Transparent) && seat.asks(*now);
             asks.then_some(index)
         });
-        let grant = buses[bus].choose(options.arbitration, *now, asking, (&options.timing, *burst))?;
+        let grant = buses[bus].choose(options.arbitration, *now, asking, &options.timing, (alone, *burst))?;
         let seat = &self.seats[grant.index];
         let controller = &seat.controller;
         let len = controller.next_len(grant.most)?;

@@ -124,6 +124,7 @@ impl Machine {
         let memory = Memory::new(options.memory_bandwidth, &options.timing);
         let worker = Arc::new(Worker::new(Core {
             burst: options.timing.whole(burst, BURST_FREE),
+            whole: options.timing.whole(BURST_FREE, BURST_FREE),
             now: 0,
             options,
             seats: Vec::new(),
