@@ -12,6 +12,7 @@ mod device;
 mod driver;
 mod faults;
 mod interrupt;
+mod isa;
 mod machine;
 mod port;
 mod registers;
