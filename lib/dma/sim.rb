@@ -121,26 +121,34 @@ module DMA
 
     # Adds a device.
     #
+    # @param controller [:ring, :isa] what moves its bytes: itself, by descriptor rings; or the two 8237 controllers of an
+    #   IBM AT, see {Registers}. These have channels 0 to 3, which move bytes, and 5 to 7, which move words of 16 bits;
+    #   channel 4 is their cascade. They reach 16 MiB of physical memory, with no IOMMU between; the driver splits
+    #   transfers at 64 KiB (128 KiB), and bounces memory that is not mapped ({Device#map})
     # @param memory [Integer] bytes of its own memory; pages that nobody writes to take none of the host's
-    # @param channels [Integer] independent of each other
-    # @param ring_size [Integer] slots of each channel's descriptor ring, of which one stays free
+    # @param channels [Integer, nil] independent of each other; nil: 4, of 8237s 8
+    # @param ring_size [Integer] slots of each channel's descriptor ring, or of the 8237 driver's queue, of which one stays
+    #   free
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
-    # @param address_bits [Integer] 16..48; what lies above is not reached
+    # @param address_bits [Integer, nil] 16..48; what lies above is not reached; nil: 48, of 8237s 24
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param mode [Symbol, Array<Symbol>] how its channels, or each of them, share the bus with the CPU: `:burst`, the
     #   bus is a channel's until its block is done; `:cycle_stealing`, a CPU that waits has it after each word (on PCI
-    #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus
+    #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus. The driver of 8237s
+    #   programs demand mode for `:burst` and single mode for `:cycle_stealing`
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
-    def device(memory: 64 << 20, channels: 4, ring_size: 256, alignment: 1, address_bits: 48, max_segments: 64,
-               mode: :burst, path: nil)
+    def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
+               max_segments: 64, mode: :burst, path: nil)
+      channels ||= controller == :isa ? 8 : 4
+      address_bits ||= controller == :isa ? 24 : 48
       numbers = { memory: memory, channels: channels, ring_size: ring_size, alignment: alignment,
                   address_bits: address_bits, max_segments: max_segments }
       numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
-      native_device(*numbers, modes(mode, channels), path)
+      native_device(controller, *numbers, modes(mode, channels), path)
     end
 
     # Lets time pass, with everything that ends by then.

@@ -14,6 +14,7 @@ mod faults;
 mod interrupt;
 mod isa;
 mod machine;
+mod master;
 mod port;
 mod registers;
 mod space;
@@ -23,8 +24,9 @@ mod work;
 mod worker;
 
 pub use cpu::{CpuStats, Mode};
-pub use device::{Device, DeviceOptions};
+pub use device::{ControllerKind, Device, DeviceOptions};
 pub use faults::{Fault, Kind, Trigger};
+pub use isa::Costs;
 pub use machine::{Clock, Machine, MachineOptions, MachineStats};
 pub use registers::channel_offset;
 pub use timing::Timing;

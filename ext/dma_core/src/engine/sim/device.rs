@@ -1,4 +1,4 @@
-//! A simulated PCIe device: memory, channels with a descriptor ring each, registers.
+//! A simulated device: memory, channels with a descriptor ring each or behind two 8237, registers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -8,7 +8,9 @@ use super::controller::{Bus, Controller};
 use super::cpu::Mode;
 use super::driver::Driver;
 use super::interrupt::Interrupt;
+use super::isa::{Costs, Isa, IsaQueue, Ports, CHANNELS};
 use super::machine::{Clock, Machine};
+use super::master::Master;
 use super::port::{Common, Port};
 use super::registers::Window;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
@@ -20,6 +22,30 @@ use crate::transfer::{Access, Status};
 
 /// Pages of simulated physical memory.
 const PAGE: u64 = 4096;
+/// Address bits of a page register and a controller of an AT, and where a page of them ends.
+const ISA_BITS: u32 = 24;
+const ISA_PAGE: u64 = 1 << 16;
+
+/// What moves a device's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ControllerKind {
+    /// Its own: it is a bus master, and has a descriptor ring for each channel.
+    #[default]
+    Ring,
+    /// The two 8237A of an AT, of which it has all channels.
+    Isa,
+}
+
+impl ControllerKind {
+    /// The kind with this name in Ruby.
+    pub fn from_name(name: &str) -> Option<ControllerKind> {
+        match name {
+            "ring" => Some(ControllerKind::Ring),
+            "isa" => Some(ControllerKind::Isa),
+            _ => None,
+        }
+    }
+}
 
 /// What a device is made like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +62,8 @@ pub struct DeviceOptions {
     pub address_bits: u32,
     /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
     pub max_segments: usize,
+    /// What moves its bytes. Two 8237 have eight channels, and 24 address bits; `ring_size` is the driver's own queue.
+    pub controller: ControllerKind,
 }
 
 impl Default for DeviceOptions {
@@ -47,14 +75,38 @@ impl Default for DeviceOptions {
             alignment: 1,
             address_bits: 48,
             max_segments: 64,
+            controller: ControllerKind::Ring,
         }
     }
 }
 
 impl DeviceOptions {
+    /// A device with 8237s. Its memory is the card's, which has registers of 32 bits for addresses in it.
+    pub fn isa() -> DeviceOptions {
+        let (channels, controller) = (CHANNELS as u16, ControllerKind::Isa);
+        DeviceOptions { channels, address_bits: ISA_BITS, controller, ..DeviceOptions::default() }
+    }
+
     fn check(&self) -> Result<()> {
         let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments } = *self;
+        let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, controller } = *self;
+        if controller == ControllerKind::Isa {
+            let DeviceOptions { channels, address_bits, alignment, .. } = DeviceOptions::isa();
+            let theirs = DeviceOptions { channels, address_bits, alignment, ..*self };
+            if *self != theirs {
+                return refuse(format!(
+                    "8237 controllers have {channels} channels (channel 4 is their cascade), {address_bits} address bits and no \
+                     alignment of their own; leave channels:, address_bits: and alignment: out"
+                ));
+            }
+            if memory == 0 || memory > 1 << 32 {
+                return refuse(format!("memory: {memory} bytes are not in 1..2**32, which the card has registers for"));
+            }
+            if !(2..=1 << 16).contains(&ring_size) {
+                return refuse(format!("ring_size: {ring_size} is not in 2..65536, of which one slot stays free"));
+            }
+            return Ok(());
+        }
         if !(16..=48).contains(&address_bits) {
             return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
@@ -102,11 +154,12 @@ impl Device {
         machine.check()?;
         let layout = Layout { huge: Huge::Auto, ..Layout::new(options.memory as usize) };
         let memory = Region::allocate(layout, Lock::Never)?;
+        let is_isa = options.controller == ControllerKind::Isa;
         let common = Arc::new(Common {
             number: machine.number(),
             options,
             memory,
-            addresses: machine.addresses(),
+            addresses: if is_isa { machine.physical() } else { machine.addresses() },
             link: AtomicBool::new(true),
             iommu_faults: AtomicU64::new(0),
             faults: Mutex::new(VecDeque::new()),
@@ -117,9 +170,15 @@ impl Device {
                 Interrupt::new().map_err(|errno| Error::os(errno, "cannot make an interrupt of the device"))?;
             ports.push(Arc::new(Port::new(Arc::clone(&common), index, interrupt)));
         }
-        machine.add(ports.iter().map(|port| Controller::new(Arc::clone(port))).collect());
+        let stats: Arc<Stats> = Arc::default();
+        if is_isa {
+            let isa = Isa::new(Arc::clone(&common), ports.clone(), Arc::clone(&stats));
+            machine.add([Master::Isa(Box::new(isa))]);
+        } else {
+            machine.add(ports.iter().map(|port| Master::Ring(Controller::new(Arc::clone(port)))));
+        }
         let machine = Arc::clone(machine);
-        Ok(Arc::new_cyclic(|this| Device { machine, common, ports, stats: Arc::default(), this: this.clone() }))
+        Ok(Arc::new_cyclic(|this| Device { machine, common, ports, stats, this: this.clone() }))
     }
 
     /// The machine it is part of.
@@ -145,13 +204,38 @@ impl Device {
     /// Aborts everything under way on all channels, and brings the link up again. Rings are kept: their descriptors go on.
     pub fn reset(&self) {
         self.common.link.store(true, Relaxed);
-        self.machine.with_controllers(self.number(), None, Controller::abort_current);
+        self.machine.with_masters(self.number(), |master, bus| match master {
+            Master::Ring(controller) => controller.abort_current(bus),
+            Master::Isa(isa) => isa.reset(bus),
+        });
         self.machine.wake();
     }
 
     /// How a channel takes the bus from the CPU, from the next transaction on.
-    pub fn set_mode(&self, channel: u16, mode: Mode) {
-        self.with_controller(channel, |controller, _| controller.mode = mode);
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for an 8237, which cannot look for the gaps that a CPU leaves.
+    pub fn set_mode(&self, channel: u16, mode: Mode) -> Result<()> {
+        if !self.is_isa() {
+            self.with_controller(channel, |controller, _| controller.mode = mode);
+            return Ok(());
+        }
+        if mode == Mode::Transparent {
+            let what = "mode: an 8237 has :burst (demand mode) and :cycle_stealing (single mode), but not :transparent";
+            return Err(Error::Argument(what.into()));
+        }
+        self.with_isa(|isa, _| isa.set_mode(channel, mode));
+        Ok(())
+    }
+
+    /// Whether 8237s move its bytes.
+    pub fn is_isa(&self) -> bool {
+        self.common.options.controller == ControllerKind::Isa
+    }
+
+    /// What transfers cost beside cycles of the bus, where 8237s move the bytes.
+    pub fn costs(&self) -> Option<Costs> {
+        self.is_isa().then(|| self.with_isa(|isa, _| isa.costs()))
     }
 
     /// Faults of the IOMMU: how many, and the last ones.
@@ -173,24 +257,49 @@ impl Device {
 
     /// Maps the descriptors of a ring, in one piece.
     pub fn map_ring(&self, span: Span) -> Result<Arc<dyn Mapping>> {
+        self.map_contiguous(span, Access::Both, None)
+    }
+
+    /// Maps memory in one piece, within a page of so many bytes if it is not larger.
+    pub(super) fn map_low(&self, span: Span, access: Access, page: u64) -> Result<Arc<dyn Mapping>> {
+        self.map_contiguous(span, access, Some(page))
+    }
+
+    /// Maps what the device reaches all of already, because it is mapped.
+    pub(super) fn map_again(&self, span: &Span, access: Access) -> Option<Arc<dyn Mapping>> {
+        let (id, segments) = self.common.addresses.map_again(span, access, self.common.options.address_bits)?;
+        Some(self.mapped(id, segments))
+    }
+
+    fn map_contiguous(&self, span: Span, access: Access, page: Option<u64>) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
-        let len = span.len() as u64;
-        let bits = self.common.options.address_bits;
-        let (id, address) = self.common.addresses.map_contiguous(span, Access::Both, bits)?;
-        Ok(Arc::new(Mapped {
-            common: Arc::clone(&self.common),
-            id,
-            segments: vec![(address, len)],
-            generation: sys::fork_generation(),
-        }))
+        let (len, bits) = (span.len() as u64, self.common.options.address_bits);
+        let (id, address) = self.common.addresses.map_contiguous(span, access, bits, page)?;
+        Ok(self.mapped(id, vec![(address, len)]))
+    }
+
+    fn mapped(&self, id: u64, segments: Vec<(u64, u64)>) -> Arc<dyn Mapping> {
+        Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() })
     }
 
     pub(super) fn with_controller<T>(&self, channel: u16, work: impl FnOnce(&mut Controller, &mut Bus<'_>) -> T) -> T {
         let (mut work, mut result) = (Some(work), None);
-        self.machine.with_controllers(self.number(), Some(channel), |controller, bus| {
-            result = work.take().map(|work| work(controller, bus));
+        self.machine.with_masters(self.number(), |master, bus| match master {
+            Master::Ring(controller) if controller.port.index == channel => {
+                result = work.take().map(|work| work(controller, bus));
+            }
+            _ => {}
         });
         result.expect("a device has its channels as long as it lives")
+    }
+
+    pub(super) fn with_isa<T>(&self, work: impl FnOnce(&mut Isa, &mut Bus<'_>) -> T) -> T {
+        let (mut work, mut result) = (Some(work), None);
+        self.machine.with_masters(self.number(), |master, bus| match master {
+            Master::Isa(isa) => result = work.take().map(|work| work(isa, bus)),
+            Master::Ring(_) => {}
+        });
+        result.expect("a device has its controllers as long as it lives")
     }
 }
 
@@ -207,6 +316,10 @@ impl Engine for Device {
 
     fn limits(&self) -> Limits {
         let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
+        if self.is_isa() {
+            // The driver brings it into pieces that fit.
+            return Limits { size: memory, ordered: true, flushes: false, max_segments, ..Limits::ANY };
+        }
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
             (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
@@ -230,12 +343,23 @@ impl Engine for Device {
         }
     }
 
+    fn channel_limits(&self, index: u16) -> Limits {
+        if self.is_isa() {
+            IsaQueue::limits(index, self.limits())
+        } else {
+            self.limits()
+        }
+    }
+
     fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
     }
 
     fn queue(&self, index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
         self.machine.check()?;
+        if self.is_isa() {
+            IsaQueue::check(index)?;
+        }
         let Some(port) = self.ports.get(usize::from(index)) else {
             let channels = self.ports.len();
             return Err(Error::Argument(format!("channel {index}: the device has {channels}, from 0 on")));
@@ -246,21 +370,28 @@ impl Engine for Device {
             )));
         }
         let device = self.this.upgrade().expect("called on a living device");
-        let driver = Driver::new(device, Arc::clone(port));
-        if driver.is_err() {
+        let queue: Result<Box<dyn Queue>> = match self.common.options.controller {
+            ControllerKind::Ring => Driver::new(device, Arc::clone(port)).map(|driver| Box::new(driver) as _),
+            ControllerKind::Isa => IsaQueue::new(device, Arc::clone(port)).map(|queue| Box::new(queue) as _),
+        };
+        if queue.is_err() {
             port.taken.store(false, SeqCst);
         }
-        Ok(Box::new(driver?))
+        queue
     }
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
+        if self.is_isa() {
+            return self.map_low(span, access, ISA_PAGE);
+        }
         self.machine.check()?;
         let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
-        Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() }))
+        Ok(self.mapped(id, segments))
     }
 
     fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
         match bank {
+            Bank::Bar(0) if self.is_isa() => Ok(Arc::new(Ports(self.this.clone()))),
             Bank::Bar(0) => Ok(Arc::new(Window(self.this.clone()))),
             _ => Err(Error::Argument("a simulated device has one bank of registers, number 0".into())),
         }

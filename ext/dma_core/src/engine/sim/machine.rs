@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread;
 
 use super::access::Addresses;
-use super::controller::{Bus, Controller};
+use super::controller::Bus;
 use super::cpu::{Block, Cpu, CpuStats, Mode};
 use super::faults::{Fault, Faults};
+use super::master::Master;
 use super::space::Space;
 use super::timing::Timing;
 use super::trace::Event;
@@ -81,7 +82,7 @@ struct Core {
     /// The most bytes of one transaction.
     burst: u64,
     now: u64,
-    controllers: Vec<Controller>,
+    masters: Vec<Master>,
     /// Who is asked first for the next transaction: round robin.
     turn: usize,
     current: Option<Current>,
@@ -124,7 +125,7 @@ impl Machine {
         let worker = Arc::new(Worker::new(Core {
             burst: options.timing.whole(burst, BURST_FREE),
             now: 0,
-            controllers: Vec::new(),
+            masters: Vec::new(),
             turn: 0,
             current: None,
             timing: options.timing,
@@ -160,6 +161,11 @@ impl Machine {
         Err(Error::Closed("this simulated machine belongs to the parent process; make one anew after fork".into()))
     }
 
+    /// Those of memory by physical address.
+    pub(super) fn physical(&self) -> Arc<Addresses> {
+        Arc::clone(&self.physical)
+    }
+
     /// The bus addresses of a new device.
     pub(super) fn addresses(&self) -> Arc<Addresses> {
         match self.options.iommu {
@@ -176,9 +182,9 @@ impl Machine {
         })
     }
 
-    /// Takes a device's channels in.
-    pub(super) fn add(&self, controllers: Vec<Controller>) {
-        self.with(|core| core.controllers.extend(controllers));
+    /// Takes a device's masters in.
+    pub(super) fn add(&self, masters: impl IntoIterator<Item = Master>) {
+        self.with(|core| core.masters.extend(masters));
     }
 
     /// Takes a device's channels away.
@@ -187,38 +193,30 @@ impl Machine {
             return;
         }
         self.with(|core| {
-            let Core { controllers, turn, current, .. } = core;
+            let Core { masters, turn, current, .. } = core;
             // Whose transaction is on the bus goes on, wherever it is in the list then.
-            let kept = |controller: &Controller| controller.port.common.number != device;
-            *current = current.filter(|current| kept(&controllers[current.index])).map(|current| {
-                let index = controllers[..current.index].iter().filter(|controller| kept(controller)).count();
+            let kept = |master: &Master| master.device() != device;
+            *current = current.filter(|current| kept(&masters[current.index])).map(|current| {
+                let index = masters[..current.index].iter().filter(|master| kept(master)).count();
                 Current { index, ..current }
             });
-            controllers.retain(kept);
+            masters.retain(kept);
             *turn = 0;
         });
     }
 
-    /// Runs `work` on one channel, or every channel of a device where `channel` is `None`.
-    pub(super) fn with_controllers(
-        &self,
-        device: u32,
-        channel: Option<u16>,
-        mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
-    ) {
+    /// Runs `work` on every master of a device.
+    pub(super) fn with_masters(&self, device: u32, mut work: impl FnMut(&mut Master, &mut Bus<'_>)) {
         self.with(|core| {
-            let Core { burst, now, controllers, faults, trace, current, .. } = core;
+            let Core { burst, now, masters, faults, trace, current, .. } = core;
             let mut bus = Bus { now: *now, burst: *burst, faults, trace };
-            for (index, controller) in controllers.iter_mut().enumerate() {
-                let port = &controller.port;
-                if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
-                    let before = controller.next_len(*burst);
-                    work(controller, &mut bus);
-                    // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
-                    // not keep it from its end.
-                    let changed = controller.next_len(*burst) != before;
-                    current.take_if(|current| changed && current.index == index);
-                }
+            for (index, master) in masters.iter_mut().enumerate().filter(|(_, master)| master.device() == device) {
+                let before = master.next_len(*burst);
+                work(master, &mut bus);
+                // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
+                // not keep it from its end.
+                let changed = master.next_len(*burst) != before;
+                current.take_if(|current| changed && current.index == index);
             }
         });
     }
@@ -346,13 +344,13 @@ impl Core {
         (self.now, self.cpu) = (end, cpu);
         self.dma_cycles += cycles;
         let mut bus = Bus { now: end, burst: self.burst, faults: &mut self.faults, trace: &mut self.trace };
-        self.controllers[index].transact(&mut bus);
+        self.masters[index].transact(&mut bus);
         true
     }
 
     /// Who has the bus next, and until when.
     fn arbitrate(&mut self) -> Option<Current> {
-        let count = self.controllers.len();
+        let count = self.masters.len();
         let current = (0..count).find_map(|step| self.request((self.turn + step) % count))?;
         self.turn = (current.index + 1) % count;
         if let Some(cpu) = self.cpu.as_mut().filter(|_| !current.goes_on) {
@@ -363,15 +361,16 @@ impl Core {
 
     /// The next transaction of a channel, if it has one, and the CPU leaves room for it.
     fn request(&self, index: usize) -> Option<Current> {
-        let controller = &self.controllers[index];
-        let len = controller.next_len(self.burst)?;
+        let master = &self.masters[index];
+        let len = master.next_len(self.burst)?;
+        let timing = master.timing(&self.timing);
         let Some(mut cpu) = self.cpu else {
-            let cycles = self.timing.cycles(len);
+            let cycles = timing.cycles(len);
             return Some(Current { index, end: self.now.saturating_add(cycles), cpu: None, cycles, goes_on: false });
         };
-        let goes_on = controller.mode == Mode::Burst && controller.goes_on() && cpu.is_held(self.now);
-        let block = Block::new(&self.timing, len, goes_on);
-        let end = cpu.give(controller.mode, self.now, block)?;
-        Some(Current { index, end, cpu: Some(cpu), cycles: block.taken(controller.mode), goes_on })
+        let goes_on = master.mode() == Mode::Burst && master.goes_on() && cpu.is_held(self.now);
+        let block = Block::new(&timing, len, goes_on);
+        let end = cpu.give(master.mode(), self.now, block)?;
+        Some(Current { index, end, cpu: Some(cpu), cycles: block.taken(master.mode()), goes_on })
     }
 }

@@ -93,9 +93,9 @@ pub(super) struct Grant {
 }
 
 impl Grant {
-    /// The bus address of the channel's next transfer.
-    pub(super) fn address(&self) -> u64 {
-        self.place(self.pages[0], self.service.walk)
+    /// The bus address of a transfer of the channel.
+    pub(super) fn address(&self, walk: Walk) -> u64 {
+        self.place(self.pages[0], walk)
     }
 
     /// Of memory to memory the one that is written to.

@@ -90,6 +90,14 @@ pub(super) struct Walk {
     pub down: bool,
 }
 
+impl Walk {
+    /// Where it is after so many transfers.
+    pub(super) fn after(self, transfers: u16) -> Walk {
+        let Walk { address, down } = self;
+        Walk { address: if down { address.wrapping_sub(transfers) } else { address.wrapping_add(transfers) }, down }
+    }
+}
+
 /// What the controller does with the bus when it has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Service {
@@ -102,9 +110,8 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// How many transfers go in one go, of up to `most`: until A8 to A15 change, which takes a state of its own ("Address
-    /// Generation").
-    pub(super) fn run(&self, most: u32) -> u32 {
+    /// How many transfers go in one go: until A8 to A15 change, which takes a state of its own ("Address Generation").
+    pub(super) fn run(&self) -> u32 {
         let low = u32::from(self.walk.address) % LATCH;
         let together = match (self.pace, self.transfer) {
             (Pace::Single, _) => 1,
@@ -112,7 +119,7 @@ impl Service {
             _ if self.walk.down => low + 1,
             _ => LATCH - low,
         };
-        together.min(self.left).min(most.max(1))
+        together.min(self.left)
     }
 }
 
@@ -154,13 +161,10 @@ impl Channel {
     /// Counts transfers; true where the count went from 0 to FFFF.
     fn advance(&mut self, transfers: u32, holds: bool) -> bool {
         let is_over = transfers >= self.left();
-        let (steps, down) = (transfers as u16, self.walk().down);
-        self.count = self.count.wrapping_sub(steps);
-        self.address = match (holds, down) {
-            (true, _) => self.address,
-            (false, true) => self.address.wrapping_sub(steps),
-            (false, false) => self.address.wrapping_add(steps),
-        };
+        self.count = self.count.wrapping_sub(transfers as u16);
+        if !holds {
+            self.address = self.walk().after(transfers as u16).address;
+        }
         is_over
     }
 
