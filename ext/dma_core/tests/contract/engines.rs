@@ -87,6 +87,8 @@ impl Simulated {
             machine.inject(Fault { kind, trigger, device: None, channel: None, count });
         }
         let mut rig = Rig::new(Device::of_sim(&sim, self.name), Status::BusWriteError);
+        // A ring and its chains, or an area to bounce through.
+        rig.mapped = if sim.is_isa() { 1 } else { 2 };
         (rig.sim, rig.aborts) = (Some(sim), true);
         rig
     }
@@ -253,6 +255,7 @@ fn host() -> Vec<Box<dyn Bench>> {
     let usual = DeviceOptions { memory: SIZE, ..DeviceOptions::default() };
     let strict = DeviceOptions { alignment: 64, max_segments: 4, ring_size: 8, ..usual };
     let small = DeviceOptions { memory: 4096, channels: 1, ring_size: 8, ..usual };
+    let isa = DeviceOptions { memory: SIZE, ..DeviceOptions::isa() };
     vec![
         sim("sim, free clock, IOMMU", Clock::Free, true, usual),
         sim("sim, free clock, physical addresses", Clock::Free, false, usual),
@@ -260,6 +263,8 @@ fn host() -> Vec<Box<dyn Bench>> {
         sim("sim, manual clock, physical addresses", Clock::Manual, false, usual),
         sim("sim, strict, small ring", Clock::Free, true, strict),
         sim("sim, strict, small ring, physical addresses", Clock::Free, false, strict),
+        sim("sim, 8237", Clock::Free, true, isa),
+        sim("sim, 8237, manual clock", Clock::Manual, false, isa),
         Box::new(Small(Simulated { name: "sim, small and slow", clock: Clock::Free, iommu: true, device: small })),
         file("file, io_uring", Direct::Auto, Choice::Uring),
         file("file, io_uring, page cache", Direct::Never, Choice::Uring),
