@@ -157,6 +157,34 @@ module DMA
       self.channel(channel).__send__(:read, size, at, into, DMA.__send__(:seconds, timeout))
     end
 
+    # Writes to a simulated device's memory by programmed I/O: the CPU itself stores each word, and has done so when this
+    # returns. It is what DMA is compared with; {Sim#stats} counts the words, and the time they take.
+    #
+    # @param data [String]
+    # @param at [Integer] device address
+    # @param width [1, 2, 4, 8] bytes of a word
+    # @return [Integer] bytes
+    # @raise [ArgumentError] outside the device
+    # @raise [UnsupportedError] of a device that is not simulated; see {#registers}
+    def pio_write(data, at: 0, width: 1)
+      raise TypeError, "#{data.class} is no String" unless data.is_a?(String)
+
+      native_pio_write(data, DMA.__send__(:natural, at, "at"), DMA.__send__(:natural, width, "width"))
+    end
+
+    # Reads from a simulated device's memory in the same way. A device that is not reached reads as all ones.
+    #
+    # @param size [Integer] bytes
+    # @param at [Integer] device address
+    # @param width [1, 2, 4, 8] bytes of a word
+    # @return [String]
+    # @raise [ArgumentError] outside the device
+    # @raise [UnsupportedError] of a device that is not simulated
+    def pio_read(size, at: 0, width: 1)
+      size = DMA.__send__(:natural, size, "size")
+      native_pio_read(size, DMA.__send__(:natural, at, "at"), DMA.__send__(:natural, width, "width"))
+    end
+
     # Waits for all transfers of this device that are outstanding. Those that went well need not be asked for after
     # this: {Channel#process_completions} passes them no more.
     #

@@ -24,6 +24,7 @@ use crate::event::GRACE;
 use crate::gvl;
 use crate::mapping::Mapped;
 use crate::pci;
+use crate::pio;
 use crate::registers::Registers;
 use crate::sim::Sim;
 
@@ -312,5 +313,5 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_channels", method!(native_channels, 0))?;
     class.define_private_method("native_reset", method!(native_reset, 0))?;
     class.define_private_method("native_stats", method!(native_stats, 0))?;
-    Ok(())
+    pio::init(class)
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
-    Clock, ControllerKind, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Mode, Timing,
+    Arbitration, Clock, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Mode, Timing,
     Trigger, What,
 };
 use dma_core::transfer::Status;
@@ -26,6 +26,8 @@ pub struct Sim {
 
 impl DataTypeFunctions for Sim {}
 
+/// The latency timer that is usual on PCI, in cycles.
+const LATENCY: u64 = 32;
 /// Transactions before other threads get their turn, and interrupts theirs.
 const STEPS: usize = 4096;
 
@@ -62,7 +64,7 @@ fn native_bus(ruby: &Ruby, name: Value) -> Result<RHash, Error> {
 }
 
 fn describe(ruby: &Ruby, timing: Timing) -> Result<RHash, Error> {
-    let Timing { width, frequency, beat, setup, payload, overhead } = timing;
+    let Timing { width, frequency, beat, setup, payload, overhead, dual, read, links } = timing;
     let hash = ruby.hash_new();
     let payload = (payload < u64::MAX).then_some(payload);
     hash.aset(ruby.to_symbol("width"), width)?;
@@ -71,46 +73,78 @@ fn describe(ruby: &Ruby, timing: Timing) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("setup"), setup)?;
     hash.aset(ruby.to_symbol("payload"), payload)?;
     hash.aset(ruby.to_symbol("overhead"), overhead)?;
+    hash.aset(ruby.to_symbol("dual"), dual)?;
+    hash.aset(ruby.to_symbol("read"), read)?;
+    hash.aset(ruby.to_symbol("links"), links)?;
     Ok(hash)
 }
 
+/// A machine; `bus` is what [`describe`] gives.
 fn native_new(
     ruby: &Ruby,
-    clock: Value,
-    iommu: bool,
-    seed: u64,
-    (width, frequency, beat, setup, payload, overhead): (u64, u64, u64, u64, Option<u64>, u64),
+    (clock, iommu, seed): (Value, bool, u64),
+    bus: RHash,
     cpu_load: f64,
+    (arbitration, latency): (Value, Option<u64>),
+    memory_bandwidth: Option<u64>,
 ) -> Result<Sim, Error> {
     let clock = match choice(clock).as_str() {
         "free" => Clock::Free,
         "manual" => Clock::Manual,
         _ => return Err(argument(ruby, format!("clock: {clock:?} is none of :free, :manual"))),
     };
-    let timing = Timing { width, frequency, beat, setup, payload: payload.unwrap_or(u64::MAX), overhead };
-    let options = MachineOptions { clock, iommu, seed, timing, cpu_load };
+    let arbitration = match (choice(arbitration).as_str(), latency) {
+        ("fixed", None) => Arbitration::Fixed,
+        ("rotating", None) => Arbitration::Rotating,
+        ("round_robin", latency) => Arbitration::RoundRobin { latency: latency.unwrap_or(LATENCY) },
+        ("fixed" | "rotating", Some(_)) => {
+            return Err(argument(ruby, "latency_timer: it is for arbitration: :round_robin"));
+        }
+        _ => {
+            return Err(argument(
+                ruby,
+                format!("arbitration: {arbitration:?} is none of :fixed, :rotating, :round_robin"),
+            ))
+        }
+    };
+    let timing = timing(ruby, bus)?;
+    let options = MachineOptions { clock, iommu, seed, timing, cpu_load, arbitration, memory_bandwidth };
     Ok(Sim { machine: with_memory(ruby, || Machine::new(options))? })
 }
 
+fn timing(ruby: &Ruby, bus: RHash) -> Result<Timing, Error> {
+    let payload: Option<u64> = bus.fetch(ruby.to_symbol("payload"))?;
+    Ok(Timing {
+        width: bus.fetch(ruby.to_symbol("width"))?,
+        frequency: bus.fetch(ruby.to_symbol("frequency"))?,
+        beat: bus.fetch(ruby.to_symbol("beat"))?,
+        setup: bus.fetch(ruby.to_symbol("setup"))?,
+        payload: payload.unwrap_or(u64::MAX),
+        overhead: bus.fetch(ruby.to_symbol("overhead"))?,
+        dual: bus.fetch(ruby.to_symbol("dual"))?,
+        read: bus.fetch(ruby.to_symbol("read"))?,
+        links: bus.fetch(ruby.to_symbol("links"))?,
+    })
+}
+
 /// Adds a device; at `path` where one is given.
-#[allow(clippy::too_many_arguments)] // what `DMA::Sim#device` takes as keywords
 fn native_device(
     ruby: &Ruby,
     this: &Sim,
-    controller: Value,
-    memory: u64,
-    channels: u16,
-    ring_size: u32,
-    alignment: u64,
-    address_bits: u32,
-    max_segments: usize,
+    (memory, channels, ring_size, alignment, address_bits, max_segments, prefetch): (
+        u64,
+        u16,
+        u32,
+        u64,
+        u32,
+        usize,
+        u32,
+    ),
+    isa: bool,
     modes: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let Some(controller) = ControllerKind::from_name(&choice(controller)) else {
-        return Err(argument(ruby, format!("controller: {controller:?} is none of :ring, :isa")));
-    };
-    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, controller };
+    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, isa };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
     modes.into_iter().zip(0..channels).try_for_each(|(mode, channel)| sim.set_mode(channel, mode)).or_raise(ruby)?;
@@ -136,6 +170,19 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("cpu_accesses"), stats.cpu.accesses)?;
     hash.aset(ruby.to_symbol("cpu_cycles"), stats.cpu.cycles)?;
     hash.aset(ruby.to_symbol("cpu_stall_cycles"), stats.cpu.stalls)?;
+    hash.aset(ruby.to_symbol("cpu_operations"), stats.operations)?;
+    let masters = ruby.ary_new();
+    for ((device, channel), stats) in stats.masters {
+        let master = ruby.hash_new();
+        master.aset(ruby.to_symbol("device"), device)?;
+        master.aset(ruby.to_symbol("channel"), channel)?;
+        master.aset(ruby.to_symbol("grants"), stats.grants)?;
+        master.aset(ruby.to_symbol("cycles"), stats.cycles)?;
+        master.aset(ruby.to_symbol("wait_cycles"), stats.waited)?;
+        master.aset(ruby.to_symbol("longest_wait"), stats.longest)?;
+        masters.push(master)?;
+    }
+    hash.aset(ruby.to_symbol("masters"), masters)?;
     Ok(hash)
 }
 
@@ -196,7 +243,7 @@ fn native_start_trace(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
 
 fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
     let array = ruby.ary_new();
-    for event in this.machine(ruby)?.take_trace() {
+    for event in this.machine(ruby)?.take_trace().events {
         let row = ruby.ary_new_capa(8);
         row.push(event.cycle)?;
         row.push(event.device)?;
@@ -239,7 +286,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("stats", method!(stats, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
-    class.define_private_method("native_device", method!(native_device, 9))?;
+    class.define_private_method("native_device", method!(native_device, 4))?;
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;

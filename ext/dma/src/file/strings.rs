@@ -156,7 +156,7 @@ fn read_cached(ruby: &Ruby, file: &CoreFile, out: RString, offset: u64, len: u64
     let handle = file.handle();
     handle.check().or_raise(ruby)?;
     let len = if len > OPERATION as u64 { len.min(file.size().or_raise(ruby)?.saturating_sub(offset)) } else { len };
-    let cache = handle.survey(offset, len);
+    let cache = if len <= AT_ONCE as u64 { handle.expect(offset, len) } else { handle.survey(offset, len) };
     if cache != Cache::Through {
         return Ok((0, cache));
     }

@@ -9,7 +9,7 @@ pub mod uring;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path as FilePath;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -30,6 +30,8 @@ pub const OPERATION: usize = 1 << 20;
 /// The same of writes: those of a transfer go one after the other, and the kernel keeps the disk busy with the parts of one. And of
 /// what is copied from the page cache, by several threads, of which no two are to make the same huge page.
 const LONG: usize = 8 << 20;
+/// After how many reads in a row that found their bytes in the page cache the next is not asked about.
+const STREAK: u32 = 32;
 
 /// What a file takes through the page cache.
 const BUFFERED: Limits = Limits { max_len: OPERATION as u64, max_long: LONG as u64, ..Limits::ANY };
@@ -66,6 +68,8 @@ pub struct Handle {
     /// Edges of writes exclude direct writes to their page: what the kernel writes back of it would undo a direct write that was
     /// under way when the page was read.
     edges: Arc<Edges>,
+    /// How many reads in a row found their bytes in the page cache.
+    streak: AtomicU32,
     stats: Arc<Stats>,
     generation: u32,
 }
@@ -115,6 +119,7 @@ impl Handle {
             sides: None,
             edges: Edges::new(),
             stats,
+            streak: AtomicU32::new(0),
             generation: sys::fork_generation(),
         })
     }
@@ -299,6 +304,15 @@ impl Handle {
         }
     }
 
+    /// The same for a little of it, without asking where asking is as dear as reading: behind so many reads that found their bytes there.
+    /// One that does not find them has the kernel read them ahead.
+    pub fn expect(&self, offset: u64, len: u64) -> Cache {
+        match self.streak.load(Relaxed) < STREAK {
+            true => self.survey(offset, len),
+            false => Cache::Through,
+        }
+    }
+
     /// Copies bytes from the page cache to `address`, whatever its alignment; how many. It stops at the first that is not there.
     ///
     /// # Safety
@@ -310,6 +324,8 @@ impl Handle {
             self.stats.count(Path::Buffered, n);
             self.stats.cached_requests.fetch_add(u64::from(self.direct.is_some()), Relaxed);
         }
+        let streak = if n == len { self.streak.load(Relaxed).saturating_add(1) } else { 0 };
+        self.streak.store(streak, Relaxed);
         n
     }
 

@@ -6,7 +6,9 @@
 //! transaction of the [machine](Machine)'s bus, and takes cycles of it.
 
 mod access;
+mod arbiter;
 mod controller;
+mod core;
 mod cpu;
 mod device;
 mod driver;
@@ -14,23 +16,26 @@ mod faults;
 mod interrupt;
 mod isa;
 mod machine;
-mod master;
+mod memory;
+mod pio;
 mod port;
 mod registers;
+mod requester;
 mod space;
 mod timing;
 mod trace;
 mod work;
 mod worker;
 
+pub use arbiter::{Arbitration, MasterStats};
 pub use cpu::{CpuStats, Mode};
-pub use device::{ControllerKind, Device, DeviceOptions};
+pub use device::{Device, DeviceOptions};
 pub use faults::{Fault, Kind, Trigger};
 pub use isa::Costs;
 pub use machine::{Clock, Machine, MachineOptions, MachineStats};
 pub use registers::channel_offset;
 pub use timing::Timing;
-pub use trace::{Event, What};
+pub use trace::{Event, Master, Record, Tenure, What};
 
 #[cfg(test)]
 mod tests;

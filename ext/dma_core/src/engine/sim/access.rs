@@ -86,7 +86,8 @@ impl Addresses {
 
 /// What a channel does to memory. The caller checked ranges of the device against its size; no one else reaches its memory.
 impl Common {
-    fn device(&self, offset: u64) -> *mut u8 {
+    /// A place in the device's memory.
+    pub(super) fn device(&self, offset: u64) -> *mut u8 {
         (self.memory.address() as u64 + offset) as *mut u8
     }
 

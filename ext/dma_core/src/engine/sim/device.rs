@@ -8,11 +8,11 @@ use super::controller::{Bus, Controller};
 use super::cpu::Mode;
 use super::driver::Driver;
 use super::interrupt::Interrupt;
-use super::isa::{Costs, Isa, IsaQueue, Ports, CHANNELS};
+use super::isa::{Isa, IsaQueue, Ports};
 use super::machine::{Clock, Machine};
-use super::master::Master;
 use super::port::{Common, Port};
 use super::registers::Window;
+use super::requester::Requester;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
@@ -22,30 +22,6 @@ use crate::transfer::{Access, Status};
 
 /// Pages of simulated physical memory.
 const PAGE: u64 = 4096;
-/// Address bits of a page register and a controller of an AT, and where a page of them ends.
-const ISA_BITS: u32 = 24;
-const ISA_PAGE: u64 = 1 << 16;
-
-/// What moves a device's bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ControllerKind {
-    /// Its own: it is a bus master, and has a descriptor ring for each channel.
-    #[default]
-    Ring,
-    /// The two 8237A of an AT, of which it has all channels.
-    Isa,
-}
-
-impl ControllerKind {
-    /// The kind with this name in Ruby.
-    pub fn from_name(name: &str) -> Option<ControllerKind> {
-        match name {
-            "ring" => Some(ControllerKind::Ring),
-            "isa" => Some(ControllerKind::Isa),
-            _ => None,
-        }
-    }
-}
 
 /// What a device is made like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,8 +38,10 @@ pub struct DeviceOptions {
     pub address_bits: u32,
     /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
     pub max_segments: usize,
-    /// What moves its bytes. Two 8237 have eight channels, and 24 address bits; `ring_size` is the driver's own queue.
-    pub controller: ControllerKind,
+    /// Descriptors of its ring that a channel fetches at once.
+    pub prefetch: u32,
+    /// Two 8237 move its bytes, see [`DeviceOptions::isa`].
+    pub isa: bool,
 }
 
 impl Default for DeviceOptions {
@@ -75,38 +53,19 @@ impl Default for DeviceOptions {
             alignment: 1,
             address_bits: 48,
             max_segments: 64,
-            controller: ControllerKind::Ring,
+            prefetch: 1,
+            isa: false,
         }
     }
 }
 
 impl DeviceOptions {
-    /// A device with 8237s. Its memory is the card's, which has registers of 32 bits for addresses in it.
-    pub fn isa() -> DeviceOptions {
-        let (channels, controller) = (CHANNELS as u16, ControllerKind::Isa);
-        DeviceOptions { channels, address_bits: ISA_BITS, controller, ..DeviceOptions::default() }
-    }
-
     fn check(&self) -> Result<()> {
-        let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, controller } = *self;
-        if controller == ControllerKind::Isa {
-            let DeviceOptions { channels, address_bits, alignment, .. } = DeviceOptions::isa();
-            let theirs = DeviceOptions { channels, address_bits, alignment, ..*self };
-            if *self != theirs {
-                return refuse(format!(
-                    "8237 controllers have {channels} channels (channel 4 is their cascade), {address_bits} address bits and no \
-                     alignment of their own; leave channels:, address_bits: and alignment: out"
-                ));
-            }
-            if memory == 0 || memory > 1 << 32 {
-                return refuse(format!("memory: {memory} bytes are not in 1..2**32, which the card has registers for"));
-            }
-            if !(2..=1 << 16).contains(&ring_size) {
-                return refuse(format!("ring_size: {ring_size} is not in 2..65536, of which one slot stays free"));
-            }
-            return Ok(());
+        if self.isa {
+            return self.check_isa();
         }
+        let refuse = |what: String| Err(Error::Argument(what));
+        let DeviceOptions { memory, channels, alignment, address_bits, max_segments, prefetch, .. } = *self;
         if !(16..=48).contains(&address_bits) {
             return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
@@ -115,9 +74,6 @@ impl DeviceOptions {
         }
         if !(1..=256).contains(&channels) {
             return refuse(format!("channels: {channels} is not in 1..256"));
-        }
-        if !(2..=1 << 16).contains(&ring_size) {
-            return refuse(format!("ring_size: {ring_size} is not in 2..65536, of which one slot stays free"));
         }
         if !alignment.is_power_of_two() || alignment > PAGE {
             return Err(Error::Alignment(format!("alignment: {alignment} is no power of two in 1..{PAGE}")));
@@ -130,7 +86,17 @@ impl DeviceOptions {
         if !(1..=4096).contains(&max_segments) {
             return refuse(format!("max_segments: {max_segments} is not in 1..4096"));
         }
-        Ok(())
+        if !(1..=64).contains(&prefetch) {
+            return refuse(format!("prefetch: {prefetch} is not in 1..64"));
+        }
+        self.check_ring()
+    }
+
+    pub(super) fn check_ring(&self) -> Result<()> {
+        match self.ring_size {
+            2..=0x1_0000 => Ok(()),
+            size => Err(Error::Argument(format!("ring_size: {size} is not in 2..65536, of which one slot stays free"))),
+        }
     }
 }
 
@@ -154,12 +120,11 @@ impl Device {
         machine.check()?;
         let layout = Layout { huge: Huge::Auto, ..Layout::new(options.memory as usize) };
         let memory = Region::allocate(layout, Lock::Never)?;
-        let is_isa = options.controller == ControllerKind::Isa;
         let common = Arc::new(Common {
             number: machine.number(),
             options,
             memory,
-            addresses: if is_isa { machine.physical() } else { machine.addresses() },
+            addresses: if options.isa { machine.physical() } else { machine.addresses() },
             link: AtomicBool::new(true),
             iommu_faults: AtomicU64::new(0),
             faults: Mutex::new(VecDeque::new()),
@@ -171,11 +136,11 @@ impl Device {
             ports.push(Arc::new(Port::new(Arc::clone(&common), index, interrupt)));
         }
         let stats: Arc<Stats> = Arc::default();
-        if is_isa {
+        if options.isa {
             let isa = Isa::new(Arc::clone(&common), ports.clone(), Arc::clone(&stats));
-            machine.add([Master::Isa(Box::new(isa))]);
+            machine.add(vec![Requester::Isa(Box::new(isa))]);
         } else {
-            machine.add(ports.iter().map(|port| Master::Ring(Controller::new(Arc::clone(port)))));
+            machine.add(ports.iter().map(|port| Requester::Ring(Controller::new(Arc::clone(port)))).collect());
         }
         let machine = Arc::clone(machine);
         Ok(Arc::new_cyclic(|this| Device { machine, common, ports, stats, this: this.clone() }))
@@ -184,6 +149,10 @@ impl Device {
     /// The machine it is part of.
     pub fn machine(&self) -> &Arc<Machine> {
         &self.machine
+    }
+
+    pub(super) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// What it was made like.
@@ -204,38 +173,23 @@ impl Device {
     /// Aborts everything under way on all channels, and brings the link up again. Rings are kept: their descriptors go on.
     pub fn reset(&self) {
         self.common.link.store(true, Relaxed);
-        self.machine.with_masters(self.number(), |master, bus| match master {
-            Master::Ring(controller) => controller.abort_current(bus),
-            Master::Isa(isa) => isa.reset(bus),
-        });
+        match self.is_isa() {
+            true => self.with_isa(Isa::reset),
+            false => self.machine.with_controllers(self.number(), None, Controller::abort_current),
+        }
         self.machine.wake();
     }
 
     /// How a channel takes the bus from the CPU, from the next transaction on.
     ///
     /// # Errors
-    /// [`Error::Argument`] for an 8237, which cannot look for the gaps that a CPU leaves.
+    /// [`Error::Argument`] for a mode that an 8237 has not.
     pub fn set_mode(&self, channel: u16, mode: Mode) -> Result<()> {
-        if !self.is_isa() {
-            self.with_controller(channel, |controller, _| controller.mode = mode);
-            return Ok(());
+        if self.is_isa() {
+            return self.with_isa(|isa, _| isa.set_mode(channel, mode));
         }
-        if mode == Mode::Transparent {
-            let what = "mode: an 8237 has :burst (demand mode) and :cycle_stealing (single mode), but not :transparent";
-            return Err(Error::Argument(what.into()));
-        }
-        self.with_isa(|isa, _| isa.set_mode(channel, mode));
+        self.with_controller(channel, |controller, _| controller.mode = mode);
         Ok(())
-    }
-
-    /// Whether 8237s move its bytes.
-    pub fn is_isa(&self) -> bool {
-        self.common.options.controller == ControllerKind::Isa
-    }
-
-    /// What transfers cost beside cycles of the bus, where 8237s move the bytes.
-    pub fn costs(&self) -> Option<Costs> {
-        self.is_isa().then(|| self.with_isa(|isa, _| isa.costs()))
     }
 
     /// Faults of the IOMMU: how many, and the last ones.
@@ -260,46 +214,24 @@ impl Device {
         self.map_contiguous(span, Access::Both, None)
     }
 
-    /// Maps memory in one piece, within a page of so many bytes if it is not larger.
-    pub(super) fn map_low(&self, span: Span, access: Access, page: u64) -> Result<Arc<dyn Mapping>> {
-        self.map_contiguous(span, access, Some(page))
-    }
-
-    /// Maps what the device reaches all of already, because it is mapped.
-    pub(super) fn map_again(&self, span: &Span, access: Access) -> Option<Arc<dyn Mapping>> {
-        let (id, segments) = self.common.addresses.map_again(span, access, self.common.options.address_bits)?;
-        Some(self.mapped(id, segments))
-    }
-
-    fn map_contiguous(&self, span: Span, access: Access, page: Option<u64>) -> Result<Arc<dyn Mapping>> {
+    /// See [`Space::map_contiguous`](super::space::Space::map_contiguous).
+    pub(super) fn map_contiguous(&self, span: Span, access: Access, boundary: Option<u64>) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
         let (len, bits) = (span.len() as u64, self.common.options.address_bits);
-        let (id, address) = self.common.addresses.map_contiguous(span, access, bits, page)?;
+        let (id, address) = self.common.addresses.map_contiguous(span, access, bits, boundary)?;
         Ok(self.mapped(id, vec![(address, len)]))
     }
 
-    fn mapped(&self, id: u64, segments: Vec<(u64, u64)>) -> Arc<dyn Mapping> {
+    pub(super) fn mapped(&self, id: u64, segments: Vec<(u64, u64)>) -> Arc<dyn Mapping> {
         Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() })
     }
 
     pub(super) fn with_controller<T>(&self, channel: u16, work: impl FnOnce(&mut Controller, &mut Bus<'_>) -> T) -> T {
         let (mut work, mut result) = (Some(work), None);
-        self.machine.with_masters(self.number(), |master, bus| match master {
-            Master::Ring(controller) if controller.port.index == channel => {
-                result = work.take().map(|work| work(controller, bus));
-            }
-            _ => {}
+        self.machine.with_controllers(self.number(), Some(channel), |controller, bus| {
+            result = work.take().map(|work| work(controller, bus));
         });
         result.expect("a device has its channels as long as it lives")
-    }
-
-    pub(super) fn with_isa<T>(&self, work: impl FnOnce(&mut Isa, &mut Bus<'_>) -> T) -> T {
-        let (mut work, mut result) = (Some(work), None);
-        self.machine.with_masters(self.number(), |master, bus| match master {
-            Master::Isa(isa) => result = work.take().map(|work| work(isa, bus)),
-            Master::Ring(_) => {}
-        });
-        result.expect("a device has its controllers as long as it lives")
     }
 }
 
@@ -315,11 +247,10 @@ impl Engine for Device {
     }
 
     fn limits(&self) -> Limits {
-        let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
         if self.is_isa() {
-            // The driver brings it into pieces that fit.
-            return Limits { size: memory, ordered: true, flushes: false, max_segments, ..Limits::ANY };
+            return self.isa_limits();
         }
+        let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
             (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
@@ -344,10 +275,11 @@ impl Engine for Device {
     }
 
     fn channel_limits(&self, index: u16) -> Limits {
+        let limits = self.limits();
         if self.is_isa() {
-            IsaQueue::limits(index, self.limits())
+            IsaQueue::limits(index, limits)
         } else {
-            self.limits()
+            limits
         }
     }
 
@@ -370,9 +302,9 @@ impl Engine for Device {
             )));
         }
         let device = self.this.upgrade().expect("called on a living device");
-        let queue: Result<Box<dyn Queue>> = match self.common.options.controller {
-            ControllerKind::Ring => Driver::new(device, Arc::clone(port)).map(|driver| Box::new(driver) as _),
-            ControllerKind::Isa => IsaQueue::new(device, Arc::clone(port)).map(|queue| Box::new(queue) as _),
+        let queue: Result<Box<dyn Queue>> = match self.is_isa() {
+            true => IsaQueue::new(device, Arc::clone(port)).map(|queue| Box::new(queue) as _),
+            false => Driver::new(device, Arc::clone(port)).map(|driver| Box::new(driver) as _),
         };
         if queue.is_err() {
             port.taken.store(false, SeqCst);
@@ -381,10 +313,10 @@ impl Engine for Device {
     }
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
-        if self.is_isa() {
-            return self.map_low(span, access, ISA_PAGE);
-        }
         self.machine.check()?;
+        if self.is_isa() {
+            return self.map_isa(span, access);
+        }
         let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
         Ok(self.mapped(id, segments))
     }

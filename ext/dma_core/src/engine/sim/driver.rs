@@ -1,7 +1,7 @@
 //! The driver of a simulated device's channel: maps memory, writes descriptors into the ring, reads statuses out of it.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::Arc;
 
 use super::controller::Controller;
@@ -158,6 +158,7 @@ impl Queue for Driver {
 
     fn kick(&mut self) {
         if self.port.doorbell.tail() != self.ring.tail() {
+            self.port.rings.fetch_add(1, Relaxed);
             self.port.doorbell.ring(self.ring.tail());
             self.device.machine().wake();
         }

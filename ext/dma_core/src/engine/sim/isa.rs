@@ -8,11 +8,11 @@ mod board;
 mod card;
 mod cascade;
 mod chip;
+mod device;
 mod driver;
 mod queue;
 
 pub use board::Costs;
-pub(super) use board::CHANNELS;
 pub(super) use driver::Isa;
 pub(super) use queue::{IsaQueue, Ports};
 

@@ -1,4 +1,4 @@
-//! The machine: a bus on which one transaction happens at a time, and a clock that counts its cycles.
+//! The machine, as devices and programs see it; what happens in it is the [core](super::core)'s.
 //!
 //! With a free clock a thread carries transactions out as fast as memory is, and sleeps when there are none. With a manual clock
 //! there is no thread: whoever steps the machine, or waits for it, does the same work, so that every run is the same.
@@ -7,14 +7,18 @@ use std::sync::Arc;
 use std::thread;
 
 use super::access::Addresses;
-use super::controller::Bus;
-use super::cpu::{Block, Cpu, CpuStats, Mode};
+use super::arbiter::{Arbiter, Arbitration, MasterStats};
+use super::controller::{Bus, Controller};
+use super::core::Core;
+use super::cpu::{Cpu, CpuStats};
 use super::faults::{Fault, Faults};
-use super::master::Master;
+use super::isa::Isa;
+use super::memory::Memory;
+use super::requester::Requester;
 use super::space::Space;
 use super::timing::Timing;
-use super::trace::Event;
-use super::worker::{Step, Worker};
+use super::trace::{Master, Record};
+use super::worker::Worker;
 use crate::engine::ManualClock;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -46,16 +50,46 @@ pub struct MachineOptions {
     pub timing: Timing,
     /// The part of the time, from 0 to 1, for which the CPU wants the bus, as long as nothing keeps it waiting.
     pub cpu_load: f64,
+    /// How channels take turns on a bus.
+    pub arbitration: Arbitration,
+    /// Bytes that memory serves in a second, all together; none: more than anybody asks for, or what is usual where devices have
+    /// links of their own.
+    pub memory_bandwidth: Option<u64>,
 }
 
 impl Default for MachineOptions {
     fn default() -> Self {
-        MachineOptions { clock: Clock::Free, iommu: true, seed: 0, timing: Timing::IDEAL, cpu_load: 0.0 }
+        MachineOptions {
+            clock: Clock::Free,
+            iommu: true,
+            seed: 0,
+            timing: Timing::IDEAL,
+            cpu_load: 0.0,
+            arbitration: Arbitration::Rotating,
+            memory_bandwidth: None,
+        }
+    }
+}
+
+impl MachineOptions {
+    fn check(&self) -> Result<()> {
+        self.timing.check()?;
+        let refuse = |what: String| Err(Error::Argument(what));
+        if !(0.0..=1.0).contains(&self.cpu_load) {
+            return refuse(format!("cpu_load: {} is not in 0..1", self.cpu_load));
+        }
+        if self.arbitration == (Arbitration::RoundRobin { latency: 0 }) {
+            return refuse("latency_timer: 0 cycles are none; give 1 or more".into());
+        }
+        if self.memory_bandwidth == Some(0) {
+            return refuse("memory_bandwidth: 0 bytes a second never come; give 1 or more".into());
+        }
+        Ok(())
     }
 }
 
 /// What happened on the bus since the machine was made.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MachineStats {
     /// Cycles that passed.
     pub cycles: u64,
@@ -65,6 +99,10 @@ pub struct MachineStats {
     pub cpu: CpuStats,
     /// The part of the time for which the CPU wants the bus: what was asked for, in whole cycles.
     pub cpu_load: f64,
+    /// Loads and stores that the CPU carried out on devices, descriptors and for interrupts.
+    pub operations: u64,
+    /// What each channel got, in the order of devices and channels.
+    pub masters: Vec<(Master, MasterStats)>,
 }
 
 /// A machine. It ends with the last of its devices and handles.
@@ -77,60 +115,25 @@ pub struct Machine {
     generation: u32,
 }
 
-#[derive(Debug)]
-struct Core {
-    /// The most bytes of one transaction.
-    burst: u64,
-    now: u64,
-    masters: Vec<Master>,
-    /// Who is asked first for the next transaction: round robin.
-    turn: usize,
-    current: Option<Current>,
-    timing: Timing,
-    /// None that wants the bus.
-    cpu: Option<Cpu>,
-    /// Cycles for which channels had the bus.
-    dma_cycles: u64,
-    faults: Faults,
-    trace: Option<Vec<Event>>,
-    devices: u32,
-    stopped: bool,
-}
-
-/// The transaction on the bus.
-#[derive(Debug, Clone, Copy)]
-struct Current {
-    /// Whose it is.
-    index: usize,
-    /// When it ends, and how the CPU has fared by then.
-    end: u64,
-    cpu: Option<Cpu>,
-    /// Cycles of it that are not the CPU's.
-    cycles: u64,
-    /// See [`Block`].
-    goes_on: bool,
-}
-
 impl Machine {
     /// A machine without devices.
     ///
     /// # Errors
     /// [`Error::Argument`] for a bus or a CPU that there cannot be, [`Error::Os`] where the system has no thread for it.
     pub fn new(options: MachineOptions) -> Result<Arc<Machine>> {
-        options.timing.check()?;
-        if !(0.0..=1.0).contains(&options.cpu_load) {
-            return Err(Error::Argument(format!("cpu_load: {} is not in 0..1", options.cpu_load)));
-        }
+        options.check()?;
         let burst = if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL };
+        let memory = Memory::new(options.memory_bandwidth, &options.timing);
         let worker = Arc::new(Worker::new(Core {
             burst: options.timing.whole(burst, BURST_FREE),
             now: 0,
-            masters: Vec::new(),
-            turn: 0,
-            current: None,
-            timing: options.timing,
-            cpu: Cpu::new(options.cpu_load, &options.timing),
+            options,
+            seats: Vec::new(),
+            buses: if options.timing.links { Vec::new() } else { vec![Arbiter::default()] },
+            cpu: Cpu::new(&options, &memory),
+            memory,
             dma_cycles: 0,
+            operations: 0,
             faults: Faults::new(options.seed),
             trace: None,
             devices: 0,
@@ -182,43 +185,48 @@ impl Machine {
         })
     }
 
-    /// Takes a device's masters in.
-    pub(super) fn add(&self, masters: impl IntoIterator<Item = Master>) {
-        self.with(|core| core.masters.extend(masters));
+    /// Takes a device's channels in.
+    pub(super) fn add(&self, controllers: Vec<Requester>) {
+        self.with(|core| core.add(controllers));
     }
 
     /// Takes a device's channels away.
     pub(super) fn remove(&self, device: u32) {
-        if self.check().is_err() {
-            return;
+        if self.check().is_ok() {
+            self.with(|core| core.remove(device));
         }
+    }
+
+    /// Runs `work` on one channel, or every channel of a device where `channel` is `None`.
+    pub(super) fn with_controllers(
+        &self,
+        device: u32,
+        channel: Option<u16>,
+        mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
+    ) {
         self.with(|core| {
-            let Core { masters, turn, current, .. } = core;
-            // Whose transaction is on the bus goes on, wherever it is in the list then.
-            let kept = |master: &Master| master.device() != device;
-            *current = current.filter(|current| kept(&masters[current.index])).map(|current| {
-                let index = masters[..current.index].iter().filter(|master| kept(master)).count();
-                Current { index, ..current }
+            core.visit(device, channel, |requester, bus| match requester {
+                Requester::Ring(controller) => work(controller, bus),
+                Requester::Isa(_) => {}
             });
-            masters.retain(kept);
-            *turn = 0;
         });
     }
 
-    /// Runs `work` on every master of a device.
-    pub(super) fn with_masters(&self, device: u32, mut work: impl FnMut(&mut Master, &mut Bus<'_>)) {
+    /// Runs `work` on the controllers of a device that has 8237s.
+    pub(super) fn with_isa(&self, device: u32, mut work: impl FnMut(&mut Isa, &mut Bus<'_>)) {
         self.with(|core| {
-            let Core { burst, now, masters, faults, trace, current, .. } = core;
-            let mut bus = Bus { now: *now, burst: *burst, faults, trace };
-            for (index, master) in masters.iter_mut().enumerate().filter(|(_, master)| master.device() == device) {
-                let before = master.next_len(*burst);
-                work(master, &mut bus);
-                // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
-                // not keep it from its end.
-                let changed = master.next_len(*burst) != before;
-                current.take_if(|current| changed && current.index == index);
-            }
+            core.visit(device, None, |requester, bus| match requester {
+                Requester::Isa(isa) => work(isa, bus),
+                Requester::Ring(_) => {}
+            });
         });
+    }
+
+    /// The CPU reads or writes so many words of a device.
+    pub(super) fn operate(&self, words: u64, width: u64, reads: bool) {
+        let timing = &self.options.timing;
+        let cycles = timing.cycles(width) + if reads { timing.read } else { 0 };
+        self.with(|core| core.operate(words, cycles));
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
@@ -227,7 +235,10 @@ impl Machine {
 
     /// Somebody rang a doorbell.
     pub(super) fn wake(&self) {
-        self.worker.tell();
+        match self.options.clock {
+            Clock::Free => self.worker.tell(),
+            Clock::Manual => self.with(Core::ask),
+        }
     }
 
     /// Makes something go wrong.
@@ -248,13 +259,16 @@ impl Machine {
     /// What happened on the bus so far.
     pub fn stats(&self) -> MachineStats {
         self.with(|core| {
-            let Core { now, dma_cycles, mut cpu, current, .. } = *core;
+            let Core { now, dma_cycles, mut cpu, .. } = *core;
+            let idle = core.buses.iter().all(|bus| bus.current.is_none());
             // Beside a transaction it is not known how the CPU fares before that is over, and whether another follows at once.
-            if let Some(cpu) = cpu.as_mut().filter(|cpu| current.is_none() && !cpu.is_held(now)) {
-                cpu.run_until(now);
+            if let Some(cpu) = cpu.as_mut().filter(|cpu| idle && !cpu.is_held(now)) {
+                cpu.run_until(now, None);
             }
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
-            MachineStats { cycles: now, dma_cycles, cpu, cpu_load }
+            let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
+            let masters = core.seats.iter().map(|seat| (seat.controller.master(), seat.stats)).collect();
+            MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters }
         })
     }
 
@@ -266,14 +280,14 @@ impl Machine {
         self.with(|core| match core.trace {
             Some(_) => Err(Error::Busy("this machine is being traced already; take one trace after the other".into())),
             None => {
-                core.trace = Some(Vec::new());
+                core.trace = Some(Record::default());
                 Ok(())
             }
         })
     }
 
     /// What happened since [`Machine::start_trace`].
-    pub fn take_trace(&self) -> Vec<Event> {
+    pub fn take_trace(&self) -> Record {
         self.with(|core| core.trace.take().unwrap_or_default())
     }
 
@@ -314,63 +328,5 @@ impl Drop for Machine {
         }
         self.with(|core| core.stopped = true);
         self.wake();
-    }
-}
-
-impl Core {
-    /// One step of the machine's thread.
-    fn step(&mut self) -> Step {
-        if self.stopped {
-            Step::Stop
-        } else if self.transact(None) {
-            Step::Done
-        } else {
-            Step::Nothing
-        }
-    }
-
-    /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
-    fn transact(&mut self, until: Option<u64>) -> bool {
-        let Some(current) = self.current.take().or_else(|| self.arbitrate()) else {
-            self.now = until.unwrap_or(self.now).max(self.now);
-            return false;
-        };
-        let Current { index, end, cpu, cycles, .. } = current;
-        if until.is_some_and(|until| end > until) {
-            self.current = Some(current);
-            self.now = until.unwrap_or(self.now).max(self.now);
-            return false;
-        }
-        (self.now, self.cpu) = (end, cpu);
-        self.dma_cycles += cycles;
-        let mut bus = Bus { now: end, burst: self.burst, faults: &mut self.faults, trace: &mut self.trace };
-        self.masters[index].transact(&mut bus);
-        true
-    }
-
-    /// Who has the bus next, and until when.
-    fn arbitrate(&mut self) -> Option<Current> {
-        let count = self.masters.len();
-        let current = (0..count).find_map(|step| self.request((self.turn + step) % count))?;
-        self.turn = (current.index + 1) % count;
-        if let Some(cpu) = self.cpu.as_mut().filter(|_| !current.goes_on) {
-            cpu.run_until(self.now);
-        }
-        Some(current)
-    }
-
-    /// The next transaction of a channel, if it has one, and the CPU leaves room for it.
-    fn request(&self, index: usize) -> Option<Current> {
-        let master = &self.masters[index];
-        let len = master.next_len(self.burst)?;
-        let timing = master.timing(&self.timing);
-        let Some(mut cpu) = self.cpu else {
-            let cycles = timing.cycles(len);
-            return Some(Current { index, end: self.now.saturating_add(cycles), cpu: None, cycles, goes_on: false });
-        };
-        let goes_on = master.mode() == Mode::Burst && master.goes_on() && cpu.is_held(self.now);
-        let block = Block::new(&timing, len, goes_on);
-        let end = cpu.give(master.mode(), self.now, block)?;
-        Some(Current { index, end, cpu: Some(cpu), cycles: block.taken(master.mode()), goes_on })
     }
 }

@@ -223,6 +223,9 @@ impl Registers for Window {
             if taken && RING_REGISTERS.contains(&at) {
                 return;
             }
+            if (0x20..TAIL).contains(&at) {
+                controller.refetch();
+            }
             match controller.bank.write(at, usize::from(width), value, tail) {
                 Command::None => {}
                 Command::Abort => controller.abort(None, bus),

@@ -15,7 +15,7 @@ use crate::engine::sim::trace::{Event, What};
 use crate::transfer::{Access, Status};
 
 /// Channels, one of which passes the bus on.
-pub(in crate::engine::sim) const CHANNELS: usize = 8;
+pub(super) const CHANNELS: usize = 8;
 /// Bytes of I/O ports.
 pub(super) const SIZE: u64 = 0x400;
 /// What the bus brings where nobody drives it.
@@ -110,12 +110,17 @@ impl Board {
         }
     }
 
-    /// What transfers of the channel that comes next cost, on a bus of this frequency.
-    pub(super) fn timing(&self, frequency: u64) -> Timing {
-        let Some(grant) = self.pair.grant() else { return Timing::ISA };
+    /// The channel that comes next.
+    pub(super) fn next_channel(&self) -> Option<u16> {
+        self.pair.grant().map(|grant| grant.channel)
+    }
+
+    /// What transfers of the channel that comes next cost on a bus.
+    pub(super) fn timing(&self, bus: &Timing) -> Timing {
+        let Some(grant) = self.pair.grant() else { return *bus };
         let (setup, beat) = grant.cycles();
         let payload = if grant.service.pace == Pace::Single { grant.width } else { u64::MAX };
-        Timing { width: grant.width, frequency, beat, setup, payload, overhead: 0 }
+        Timing { width: grant.width, beat, setup, payload, overhead: 0, dual: 0, ..*bus }
     }
 
     /// Moves the next run. Returns the channel whose card interrupts, because it has all that it asked for, met the terminal count or
@@ -287,7 +292,8 @@ impl Board {
     pub(super) fn note(&self, bus: &mut Bus<'_>, channel: usize, what: What, address: u64, len: u64) {
         if let Some(trace) = bus.trace {
             let (device, channel) = (self.common.number, channel as u16);
-            trace.push(Event { cycle: bus.now, device, channel, what, address, len });
+            let Bus { now: cycle, asked, begin, waits, .. } = *bus;
+            trace.events.push(Event { cycle, asked, begin, waits, device, channel, what, address, len });
         }
     }
 }

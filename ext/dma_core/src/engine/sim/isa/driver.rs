@@ -18,8 +18,9 @@ use crate::engine::sim::cpu::Mode;
 use crate::engine::sim::faults::Kind;
 use crate::engine::sim::port::{Common, Port};
 use crate::engine::sim::timing::Timing;
-use crate::engine::sim::trace::What;
+use crate::engine::sim::trace::{Master, What};
 use crate::engine::{Manner, Mapping, Stats};
+use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::transfer::{Op, Status};
 
@@ -120,9 +121,15 @@ impl Isa {
         Isa { board, lines: Default::default(), modes: Default::default(), stats }
     }
 
-    /// The number of its device.
-    pub(in crate::engine::sim) fn number(&self) -> u32 {
-        self.board.common.number
+    /// The numbers of its device, and of the channel that comes next.
+    pub(in crate::engine::sim) fn master(&self) -> Master {
+        (self.board.common.number, self.board.next_channel().unwrap_or(0))
+    }
+
+    /// Loads and stores of the CPU so far.
+    pub(in crate::engine::sim) fn operations(&self) -> u64 {
+        let Costs { port_reads, port_writes, .. } = self.board.costs;
+        port_reads + port_writes
     }
 
     /// See [`Board::next_len`].
@@ -141,8 +148,8 @@ impl Isa {
     }
 
     /// See [`Board::timing`].
-    pub(in crate::engine::sim) fn timing(&self, frequency: u64) -> Timing {
-        self.board.timing(frequency)
+    pub(in crate::engine::sim) fn timing(&self, bus: &Timing) -> Timing {
+        self.board.timing(bus)
     }
 
     /// Moves the next run of transfers.
@@ -172,8 +179,13 @@ impl Isa {
     }
 
     /// How the driver programs a channel.
-    pub(in crate::engine::sim) fn set_mode(&mut self, channel: u16, mode: Mode) {
+    pub(in crate::engine::sim) fn set_mode(&mut self, channel: u16, mode: Mode) -> Result<()> {
+        if mode == Mode::Transparent {
+            let what = "mode: an 8237 has :burst (demand mode) and :cycle_stealing (single mode), but not :transparent";
+            return Err(Error::Argument(what.into()));
+        }
         self.modes[usize::from(channel)] = mode;
+        Ok(())
     }
 
     /// Aborts what is in hand on all channels, and brings controllers and cards to where they were in the beginning. What waits

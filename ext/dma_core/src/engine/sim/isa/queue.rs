@@ -39,7 +39,7 @@ impl IsaQueue {
         let size = page_size(port.index);
         let layout = Layout { huge: Huge::Never, ..Layout::new(size as usize) };
         let region = Region::allocate(layout, Lock::Never)?;
-        let mapping = device.map_low(Span::new(&region, 0, region.len())?, Access::Both, size)?;
+        let mapping = device.map_contiguous(Span::new(&region, 0, region.len())?, Access::Both, Some(size))?;
         let line = Line::new(Span::new(&region, 0, region.len())?, mapping);
         let index = usize::from(port.index);
         device.with_isa(|isa, _| isa.open(index, line));
