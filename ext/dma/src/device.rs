@@ -232,8 +232,7 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
             hash.aset(symbol("address_bits"), options.address_bits)?;
             hash.aset(symbol("controller"), symbol(if device.is_isa() { "isa" } else { "ring" }))?;
             hash.aset(symbol("iommu"), machine.iommu && !device.is_isa())?;
-            let words = (0..options.channels).filter(|channel| core.engine().channel_limits(*channel) != limits);
-            hash.aset(symbol("word_channels"), ruby.ary_from_iter(words))?;
+            hash.aset(symbol("word_channels"), ruby.ary_from_iter(device.word_channels()))?;
             hash.aset(symbol("clock"), symbol(clock))?;
         }
         Kind::File(handle) => {

@@ -1,8 +1,10 @@
 //! What a device with 8237s has beside what others have, and has not.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::board::{Costs, CHANNELS};
+use super::cascade::CASCADE;
 use super::driver::Isa;
 use crate::engine::sim::controller::Bus;
 use crate::engine::sim::device::{Device, DeviceOptions};
@@ -46,6 +48,15 @@ impl Device {
     /// Whether 8237s move its bytes.
     pub fn is_isa(&self) -> bool {
         self.options().isa
+    }
+
+    /// The channels that take even addresses and lengths only.
+    pub fn word_channels(&self) -> Range<u16> {
+        if self.is_isa() {
+            CASCADE + 1..CHANNELS as u16
+        } else {
+            0..0
+        }
     }
 
     /// What transfers cost beside cycles of the bus, where 8237s move the bytes.

@@ -16,7 +16,7 @@ use super::chip::mode;
 use crate::engine::sim::controller::Bus;
 use crate::engine::sim::cpu::Mode;
 use crate::engine::sim::faults::Kind;
-use crate::engine::sim::port::{Common, Port};
+use crate::engine::sim::port::{Common, Port, INTERRUPT};
 use crate::engine::sim::timing::Timing;
 use crate::engine::sim::trace::{Master, What};
 use crate::engine::{Manner, Mapping, Stats};
@@ -126,10 +126,11 @@ impl Isa {
         (self.board.common.number, self.board.next_channel().unwrap_or(0))
     }
 
-    /// Loads and stores of the CPU so far.
+    /// Operations of the CPU so far: accesses to ports, interrupts, and words of eight bytes that it moved to bounce them.
     pub(in crate::engine::sim) fn operations(&self) -> u64 {
         let Costs { port_reads, port_writes, .. } = self.board.costs;
-        port_reads + port_writes
+        let interrupts: u64 = self.board.ports.iter().map(|port| port.interrupts.load(Relaxed)).sum();
+        port_reads + port_writes + interrupts * INTERRUPT + self.stats.bounced_bytes.load(Relaxed).div_ceil(8)
     }
 
     /// See [`Board::next_len`].
