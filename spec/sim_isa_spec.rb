@@ -25,17 +25,23 @@ RSpec.describe DMA::Sim, "controller: :isa" do
 
   after { dev.close }
 
+  # The low byte, then the high one.
+  def write_word(port, value)
+    ports.write8(port, value & 0xff)
+    ports.write8(port, (value >> 8) & 0xff)
+  end
+
   # The textbook's sequence.
   def program(channel, mode, address, transfers)
     at, count, page, mask, modes, flip_flop = channels[channel]
-    place = channel < 4 ? address : address >> 1
-    ports.write8(mask, 4 | (channel % 4))
+    number = channel % 4
+    ports.write8(mask, 4 | number)
     ports.write8(flip_flop, 0)
-    ports.write8(modes, mode | (channel % 4))
-    [place & 0xff, (place >> 8) & 0xff].each { |byte| ports.write8(at, byte) }
+    ports.write8(modes, mode | number)
+    write_word(at, channel < 4 ? address : address >> 1)
     ports.write8(page, address >> 16)
-    [(transfers - 1) & 0xff, (transfers - 1) >> 8].each { |byte| ports.write8(count, byte) }
-    ports.write8(mask, channel % 4)
+    write_word(count, transfers - 1)
+    ports.write8(mask, number)
   end
 
   # The card asks, and everything happens: how many cycles that took.
@@ -64,11 +70,11 @@ RSpec.describe DMA::Sim, "controller: :isa" do
     ports.read8(channels[channel][1]) | (ports.read8(channels[channel][1]) << 8)
   end
 
-  # Memory that the controllers reach, and its address.
+  # Memory that the controllers reach as long as the example runs, and its address.
   def mapped(bytes)
     buffer = DMA::Buffer.new(bytes.bytesize).tap { |memory| memory.set_string(bytes) }
-    mapping = dev.map(buffer)
-    [buffer, mapping.address]
+    @mapping = dev.map(buffer)
+    [buffer, @mapping.address]
   end
 
   [1, 3, 5, 7].each do |channel|
@@ -78,20 +84,21 @@ RSpec.describe DMA::Sim, "controller: :isa" do
       dev.pio_write(sample(4096), at: 0)
       program(channel, block | to_memory, address + 1000, 2000 / width)
       from_device(channel, 96, 2000)
-      expect(buffer.get_string).to eq "\xee".b * 1000 + sample(4096)[96, 2000] + "\xee".b * 5192
+      expect(buffer.get_string).to eq(("\xee".b * 1000) + sample(4096)[96, 2000] + ("\xee".b * 5192))
       expect([status(channel), count(channel)]).to eq [0x0a, 0xffff]
 
       buffer.set_string(sample(8192, 5))
       program(channel, single | from_memory, address, 500 / width)
       to_device(channel, 5000, 500)
-      expect(dev.pio_read(520, at: 4990)).to eq "\0".b * 10 + sample(8192, 5)[0, 500] + "\0".b * 10
+      expect(dev.pio_read(520, at: 4990)).to eq(("\0".b * 10) + sample(8192, 5)[0, 500] + ("\0".b * 10))
     end
   end
 
   it "gives memory addresses below 16 MiB that pass no 64 KiB, or begin at them" do
     [1, 4096, 65_536, 200_000].each do |size|
       dev.map(DMA::Buffer.new(size)) do |mapping|
-        first, last = [mapping.address, mapping.address + size - 1]
+        first = mapping.address
+        last = first + size - 1
         expect(mapping.segments).to eq [[first, size]]
         expect(last).to be < 1 << 24
         expect(size > 65_536 ? first % 65_536 : (first / 65_536) - (last / 65_536)).to eq 0
@@ -137,7 +144,7 @@ RSpec.describe DMA::Sim, "controller: :isa" do
     dev.pio_write(sample(100), at: 0)
     program(0, block | to_memory | decrement, address + 199, 100)
     from_device(0, 0, 100)
-    expect(buffer.get_string).to eq "\xee".b * 100 + sample(100).reverse + "\xee".b * 100
+    expect(buffer.get_string).to eq(("\xee".b * 100) + sample(100).reverse + ("\xee".b * 100))
   end
 
   it "copies memory to memory, and fills it from an address that is held" do
@@ -179,7 +186,7 @@ RSpec.describe DMA::Sim, "controller: :isa" do
       program(1, mode | from_memory, address, 200)
       to_device(1, 0, 200)
     end
-    expect(cycles).to eq [4 * 200, 1 + (3 * 200), 3 * 200, 1 + (2 * 200)].map { |clocks| 2 * clocks }
+    expect(cycles).to eq [8 * 200, 2 + (6 * 200), 6 * 200, 2 + (4 * 200)]
   end
 
   it "has registers as the data sheet says: flip-flop, masks, modes, what is read, what a master clear clears" do
@@ -217,7 +224,7 @@ RSpec.describe DMA::Sim, "controller: :isa" do
     end
 
     it "says what there is, and refuses what there is not" do
-      expect(dev.capabilities).to include(controller: :isa, channels: 8, address_bits: 24, iommu: false, alignment: 1,
+      expect(dev.capabilities).to include(channels: 8, address_bits: 24, iommu: false, alignment: 1,
                                           word_channels: [5, 6, 7], operations: %i[read write])
       expect { dev.channel(4) }.to raise_error(ArgumentError, /cascade/)
       expect { sim.device(controller: :isa, channels: 2) }.to raise_error(ArgumentError, /leave channels/)

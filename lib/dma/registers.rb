@@ -20,11 +20,11 @@ module DMA
   #   0x2c  TAIL         32  doorbell: descriptors before this slot are there
   #   0x30  FAULT        64  bus address of the last fault of the IOMMU
   #
-  # Those of a simulated device with 8237 controllers (`controller: :isa`) are the I/O ports of an IBM AT, from 0 to 0x3ff:
+  # Those of a simulated device with 8237 controllers (`controller: :isa`) are the I/O ports of an IBM AT, 0 to 0x3ff:
   #
-  #   0x00-0x0f  the controller of channels 0 to 3: address and count of each (low byte, then high byte), 0x08 command and
-  #              status, 0x09 request, 0x0a mask of one, 0x0b mode, 0x0c clear flip-flop, 0x0d master clear and temporary
-  #              register, 0x0e clear masks, 0x0f all masks
+  #   0x00-0x0f  the controller of channels 0 to 3: address and count of each (low byte, then high byte), 0x08 command
+  #              and status, 0x09 request, 0x0a mask of one, 0x0b mode, 0x0c clear flip-flop, 0x0d master clear and
+  #              temporary register, 0x0e clear masks, 0x0f all masks
   #   0xc0-0xdf  the same of channels 4 to 7, at every second port
   #   0x80-0x8f  pages: 0x87, 0x83, 0x81, 0x82 of channels 0 to 3; 0x8b, 0x89, 0x8a of channels 5 to 7
   #   0x300 + 0x10 * n  the card on channel n, 32 bits each:

@@ -230,7 +230,6 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
             hash.aset(symbol("size"), options.memory)?;
             hash.aset(symbol("ring_size"), options.ring_size)?;
             hash.aset(symbol("address_bits"), options.address_bits)?;
-            hash.aset(symbol("controller"), symbol(if device.is_isa() { "isa" } else { "ring" }))?;
             hash.aset(symbol("iommu"), machine.iommu && !device.is_isa())?;
             hash.aset(symbol("word_channels"), ruby.ary_from_iter(device.word_channels()))?;
             hash.aset(symbol("clock"), symbol(clock))?;

@@ -7,6 +7,7 @@ use super::timing::Timing;
 use super::trace::Master;
 
 /// See the [module](self).
+#[allow(clippy::large_enum_variant)] // nearly all of them are the large one
 #[derive(Debug)]
 pub(super) enum Requester {
     Ring(Controller),
