@@ -122,7 +122,7 @@ RSpec.describe DMA::Sim, "its masters" do
     second.cancel
     sim.run_until_idle
     expect([first, second, third].map { |transfer| transfer.tap(&:done?).status }).to eq %i[complete aborted complete]
-    expect(device.read_dma(192)).to eq "\1" * 64 + "\0" * 64 + "\3" * 64
+    expect(device.read_dma(192)).to eq ("\1" * 64) + ("\0" * 64) + ("\3" * 64)
   end
 
   it "are refused what cannot be, with what can" do

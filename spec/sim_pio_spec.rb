@@ -59,7 +59,7 @@ RSpec.describe DMA::Device, "programmed I/O" do
     device.pio_write("x" * 64, width: 8)
     expect(sim.cycles).to eq 8 * 2
     device.pio_read(64, width: 8)
-    expect(sim.time).to be_within(0.1e-6).of(8 * 0.5e-6)
+    expect(sim.time).to be_within(1e-7).of(4e-6)
   end
 
   it "goes on with a clock of its own" do

@@ -157,8 +157,8 @@ module DMA
       self.channel(channel).__send__(:read, size, at, into, DMA.__send__(:seconds, timeout))
     end
 
-    # Writes to a simulated device's memory by programmed I/O: the CPU itself stores each word, and has done so when this
-    # returns. It is what DMA is compared with; {Sim#stats} counts the words, and the time they take.
+    # Writes to a simulated device's memory by programmed I/O: the CPU stores each word itself, and has done so when
+    # this returns. It is what DMA is compared with; {Sim#stats} counts the words, and the time they take.
     #
     # @param data [String]
     # @param at [Integer] device address

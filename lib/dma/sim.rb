@@ -45,9 +45,9 @@ module DMA
     #   @return [Hash{Symbol => Object}] `:cycles`; `:dma_cycles`, for which channels had the bus; `:cpu_load`, which
     #     was asked for, in whole cycles; `:cpu_accesses`, `:cpu_cycles` that they took, and `:cpu_stall_cycles` that
     #     the CPU waited for the bus; `:cpu_operations`, its loads and stores of devices ({Device#pio_write}), of
-    #     descriptors and doorbells, and for interrupts; `:masters`, a Hash for each channel: `:device` and `:channel`, their numbers,
-    #     `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having it, and the
-    #     `:longest_wait` of them
+    #     descriptors and doorbells, and for interrupts; `:masters`, a Hash for each channel: `:device` and `:channel`,
+    #     their numbers, `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
+    #     it, and the `:longest_wait` of them
 
     # @!method iommu?
     #   @return [Boolean]
