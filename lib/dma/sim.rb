@@ -22,7 +22,7 @@ module DMA
       pci: { channels: 1, address_bits: 32, prefetch: 1 },
       pcie: { channels: 4, address_bits: 48, prefetch: 8 },
       isa: { channels: 8, address_bits: 24, prefetch: 1 }
-    }.freeze
+    }.each_value(&:freeze).freeze
     private_constant :OPTIONS, :WIDTHS, :CONTROLLERS
 
     # @!attribute [r] clock

@@ -14,7 +14,8 @@
 //! | E | clears all masks | |
 //! | F | all masks | |
 //!
-//! The sense of DACK (bit 7 of the command) is kept and makes no difference: the card knows its DACK either way.
+//! Two bits of the command are kept and make no difference: the sense of DACK (bit 7), for a card knows its own either way, and
+//! extended write (bit 5), a longer pulse within the same states.
 
 /// Bits of the command register ("Command Register").
 pub(super) mod command {
