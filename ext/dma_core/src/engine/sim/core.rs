@@ -1,11 +1,12 @@
 //! What happens next: the machine's time goes from the end of one transaction to the end of the next.
 
 use super::arbiter::{Arbiter, MasterStats};
-use super::controller::{Bus, Controller};
+use super::controller::Bus;
 use super::cpu::{Block, Cpu, Mode};
 use super::faults::Faults;
 use super::machine::MachineOptions;
 use super::memory::Memory;
+use super::requester::Requester;
 use super::trace::{Record, Run};
 use super::worker::Step;
 
@@ -34,10 +35,10 @@ pub(super) struct Core {
     pub stopped: bool,
 }
 
-/// A channel, and where it asks for the bus.
+/// A channel, or the controllers of several, and where it asks for the bus.
 #[derive(Debug)]
 pub(super) struct Seat {
-    pub controller: Controller,
+    pub controller: Requester,
     pub bus: usize,
     /// Since when it asks.
     pub asked: Option<u64>,
@@ -45,7 +46,7 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(controller: Controller, bus: usize) -> Seat {
+    pub(super) fn new(controller: Requester, bus: usize) -> Seat {
         Seat { controller, bus, asked: None, stats: MasterStats::default() }
     }
 
@@ -77,7 +78,7 @@ pub(super) struct Current {
 
 impl Core {
     /// Takes a device's channels in.
-    pub(super) fn add(&mut self, controllers: Vec<Controller>) {
+    pub(super) fn add(&mut self, controllers: Vec<Requester>) {
         if self.options.timing.links {
             self.buses.push(Arbiter::default());
         }
@@ -98,8 +99,7 @@ impl Core {
             bus.forget();
         }
         let link = seats.iter().find(|seat| !kept(seat)).map(|seat| seat.bus).filter(|_| options.timing.links);
-        *operations +=
-            seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.port.operations()).sum::<u64>();
+        *operations += seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.operations()).sum::<u64>();
         seats.retain(kept);
         if let Some(link) = link {
             buses.remove(link);
@@ -112,14 +112,13 @@ impl Core {
         &mut self,
         device: u32,
         channel: Option<u16>,
-        mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
+        mut work: impl FnMut(&mut Requester, &mut Bus<'_>),
     ) {
         let Core { now, seats, buses, faults, trace, .. } = self;
         let now = *now;
         let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace };
         for (index, seat) in seats.iter_mut().enumerate() {
-            let port = &seat.controller.port;
-            if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
+            if seat.controller.is_of(device, channel) {
                 let before = seat.controller.next_len(u64::MAX);
                 work(&mut seat.controller, &mut bus);
                 // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
@@ -185,7 +184,7 @@ impl Core {
         // What waits for a gap that the CPU never leaves does not ask.
         let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&Block::new(1, options, memory, 0)));
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
-            let asks = seat.bus == bus && !(full && seat.controller.mode == Mode::Transparent) && seat.asks(*now);
+            let asks = seat.bus == bus && !(full && seat.controller.mode() == Mode::Transparent) && seat.asks(*now);
             asks.then_some(index)
         });
         let grant = buses[bus].choose(options.arbitration, *now, asking, &options.timing, (alone, *burst))?;
@@ -193,9 +192,11 @@ impl Core {
         let controller = &seat.controller;
         let len = controller.next_len(grant.most)?;
         let address = if self.options.timing.dual > 0 { controller.next_address() } else { 0 };
-        let mut block = Block::new(len, &self.options, &self.memory, address);
-        block.goes_on = !self.options.timing.links && controller.mode == Mode::Burst && controller.goes_on();
-        let alone = self.options.timing.at(address).cycles(len);
+        let own = controller.timing(&self.options.timing).map(|timing| MachineOptions { timing, ..self.options });
+        let options = own.as_ref().unwrap_or(&self.options);
+        let mut block = Block::new(len, options, &self.memory, address);
+        block.goes_on = !options.timing.links && controller.mode() == Mode::Burst && controller.goes_on();
+        let alone = options.timing.at(address).cycles(len);
         let mut current = Current {
             index: grant.index,
             len,
@@ -203,7 +204,7 @@ impl Core {
             begin: self.now,
             end: self.now.saturating_add(alone),
             waits: block.cycles.saturating_sub(alone),
-            mode: controller.mode,
+            mode: controller.mode(),
             block,
             cpu: self.cpu,
         };
