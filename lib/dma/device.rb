@@ -310,7 +310,8 @@ module DMA
 
     # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
     # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
-    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`.
+    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
+    # that it sent.
     #
     # @return [Hash{Symbol => Object}]
     def stats

@@ -7,8 +7,10 @@ use std::sync::{Arc, Weak};
 use super::controller::{Bus, Controller};
 use super::cpu::Mode;
 use super::driver::Driver;
+use super::handler::InterruptCost;
 use super::interrupt::Interrupt;
 use super::machine::{Clock, Machine};
+use super::moderation::Coalesce;
 use super::port::{Common, Port};
 use super::registers::Window;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
@@ -121,7 +123,9 @@ impl Device {
         for index in 0..options.channels {
             let interrupt =
                 Interrupt::new().map_err(|errno| Error::os(errno, "cannot make an interrupt of the device"))?;
-            ports.push(Arc::new(Port::new(Arc::clone(&common), index, interrupt)));
+            let port = Port::new(Arc::clone(&common), index, interrupt);
+            port.late.store(machine.options().interrupt_cost != InterruptCost::default(), Relaxed);
+            ports.push(Arc::new(port));
         }
         machine.add(ports.iter().map(|port| Controller::new(Arc::clone(port))).collect());
         let machine = Arc::clone(machine);
@@ -155,13 +159,24 @@ impl Device {
     /// Aborts everything under way on all channels, and brings the link up again. Rings are kept: their descriptors go on.
     pub fn reset(&self) {
         self.common.link.store(true, Relaxed);
-        self.machine.with_controllers(self.number(), None, Controller::abort_current);
+        self.with_controllers(Controller::abort_current);
         self.machine.wake();
     }
 
     /// How a channel takes the bus from the CPU, from the next transaction on.
     pub fn set_mode(&self, channel: u16, mode: Mode) {
         self.with_controller(channel, |controller, _| controller.mode = mode);
+    }
+
+    /// When a channel interrupts, from now on.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for what cannot be.
+    pub fn coalesce(&self, channel: u16, coalesce: Coalesce) -> Result<()> {
+        coalesce.check()?;
+        self.with_controller(channel, |controller, bus| controller.coalesce(coalesce, bus));
+        self.machine.wake();
+        Ok(())
     }
 
     /// Faults of the IOMMU: how many, and the last ones.
@@ -175,7 +190,7 @@ impl Device {
         self.common.addresses.mappings()
     }
 
-    /// Descriptors fetched, bytes moved and interrupts raised by a channel.
+    /// Descriptors fetched, bytes moved and interrupts sent by a channel.
     pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
         let port = &self.ports[usize::from(channel)];
         (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
@@ -193,6 +208,10 @@ impl Device {
             segments: vec![(address, len)],
             generation: sys::fork_generation(),
         }))
+    }
+
+    pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
+        self.machine.with_controllers(self.number(), None, work);
     }
 
     pub(super) fn with_controller<T>(&self, channel: u16, work: impl FnOnce(&mut Controller, &mut Bus<'_>) -> T) -> T {

@@ -19,6 +19,8 @@ pub enum What {
     Status(Status),
     /// An interrupt was raised.
     Interrupt,
+    /// The CPU was in the handler of an interrupt.
+    Handler,
     /// An interrupt was due and got lost.
     LostInterrupt,
     /// The channel does nothing any more.
@@ -114,6 +116,7 @@ impl What {
             What::Within => "within",
             What::Status(_) => "status",
             What::Interrupt => "interrupt",
+            What::Handler => "handler",
             What::LostInterrupt => "lost_interrupt",
             What::Hang => "hang",
         }
@@ -125,7 +128,7 @@ impl fmt::Display for Event {
         let Event { cycle, device, channel, what, address, len, .. } = self;
         write!(f, "{cycle} {device}.{channel} {}", what.name())?;
         match what {
-            What::Interrupt | What::LostInterrupt | What::Hang => Ok(()),
+            What::Interrupt | What::Handler | What::LostInterrupt | What::Hang => Ok(()),
             What::Status(Status::IommuFault { address: at, access }) => {
                 write!(f, " {address:#x} iommu_fault {} {at:#x}", Access::name(*access))
             }
