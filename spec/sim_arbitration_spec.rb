@@ -31,6 +31,7 @@ RSpec.describe DMA::Sim, "its masters" do
     expect(first[:longest_wait]).to eq 0
     expect(first[:cycles]).to be_within(32).of(8000)
     expect([second, third].map { |master| master[:grants] }).to eq [0, 0]
+    expect([second, third].map { |master| master[:longest_wait] }).to eq [8000, 8000]
   end
 
   it "get as much time as each other in a round robin with a latency timer, and wait for it" do
@@ -76,6 +77,18 @@ RSpec.describe DMA::Sim, "its masters" do
     # Two links ask for more than there is.
     expect(rates[1..]).to all(be_within(1.5).of(25.6))
     expect(rates).to all(be <= 25.6)
+  end
+
+  it "share memory with each other and with the CPU a burst at a time, whether anybody looks meanwhile or not" do
+    [[1, 0.5], [2, 0], [3, 0.3]].each do |count, load|
+      sims = Array.new(2) { described_class.new(clock: :manual, bus: :pcie, cpu_load: load) }
+      devices = sims.map { |sim| Array.new(count) { sim.device } }
+      devices.flatten.each { |device| device.write_dma("x" * (1 << 16)) }
+      sims[0].run_until_idle
+      sims[1].step(7) while sims[1].cycles + 7 <= sims[0].cycles
+      sims[1].step(sims[0].cycles - sims[1].cycles)
+      expect(sims[1].stats).to eq sims[0].stats
+    end
   end
 
   it "are slowed by a memory that is slower than their bus, all alike" do

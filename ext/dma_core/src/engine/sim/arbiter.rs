@@ -39,6 +39,10 @@ impl MasterStats {
     pub(super) fn count(&mut self, cycles: u64, waited: u64) {
         self.grants += 1;
         self.cycles += cycles;
+        self.waits(waited);
+    }
+
+    pub(super) fn waits(&mut self, waited: u64) {
         self.waited += waited;
         self.longest = self.longest.max(waited);
     }

@@ -9,7 +9,7 @@ use super::machine::MachineOptions;
 use super::memory::Memory;
 use super::requester::Requester;
 use super::timers::Timers;
-use super::trace::{Record, Run};
+use super::trace::{Master, Record, Run};
 use super::worker::Step;
 
 /// The machine's state, under its lock.
@@ -134,6 +134,18 @@ impl Core {
         }
     }
 
+    /// How each master has fared so far; who waits for a bus has done so until now.
+    pub(super) fn masters(&self) -> Vec<(Master, MasterStats)> {
+        let waits = |(index, seat): (usize, &Seat)| {
+            let mut stats = seat.stats;
+            let current = self.buses[seat.bus].current.filter(|current| current.index == index);
+            let waited = seat.asked.map_or(0, |asked| current.map_or(self.now, |current| current.begin) - asked);
+            stats.waits(waited);
+            (seat.controller.master(), stats)
+        };
+        self.seats.iter().enumerate().map(waits).collect()
+    }
+
     /// Notes who asks for a bus from now on.
     pub(super) fn ask(&mut self) {
         let now = self.now;
@@ -222,7 +234,9 @@ impl Core {
     /// Who has a bus next, and until when.
     fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
         let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
-        let alone = if watched || trace.is_some() { *burst } else { *whole };
+        // On a link it is memory that others want meanwhile.
+        let shared = options.timing.links && (cpu.is_some() || buses.len() > 1);
+        let alone = if watched || shared || trace.is_some() { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
         let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&Block::new(1, options, memory, 0)));
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {

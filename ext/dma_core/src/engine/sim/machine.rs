@@ -280,7 +280,7 @@ impl Machine {
             }
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
             let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
-            let masters = core.seats.iter().map(|seat| (seat.controller.master(), seat.stats)).collect();
+            let masters = core.masters();
             let (interrupts, interrupt_cycles) = core.handlers.stats();
             MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters, interrupts, interrupt_cycles }
         })
