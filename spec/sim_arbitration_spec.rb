@@ -79,15 +79,18 @@ RSpec.describe DMA::Sim, "its masters" do
     expect(rates).to all(be <= 25.6)
   end
 
-  it "share memory with each other and with the CPU a burst at a time, whether anybody looks meanwhile or not" do
-    [[1, 0.5], [2, 0], [3, 0.3]].each do |count, load|
-      sims = Array.new(2) { described_class.new(clock: :manual, bus: :pcie, cpu_load: load) }
+  it "share memory a burst at a time, with each other and with the CPU, whether anybody looks meanwhile or not" do
+    [[1, { cpu_load: 0.5 }], [2, {}], [3, { cpu_load: 0.3 }], [1, { memory_bandwidth: 12_800_000_000 }],
+     [1, { bus: :pci, memory_bandwidth: 33_333_333 }]].each do |count, options|
+      sims = Array.new(2) { described_class.new(clock: :manual, bus: :pcie, **options) }
       devices = sims.map { |sim| Array.new(count) { sim.device } }
       devices.flatten.each { |device| device.write_dma("x" * (1 << 16)) }
       sims[0].run_until_idle
       sims[1].step(7) while sims[1].cycles + 7 <= sims[0].cycles
       sims[1].step(sims[0].cycles - sims[1].cycles)
-      expect(sims[1].stats).to eq sims[0].stats
+      # Grants are those of longer bursts where nobody looks and nobody else wants memory.
+      got = sims.map { |sim| sim.stats.merge(masters: sim.stats[:masters].map { |master| master.except(:grants) }) }
+      expect(got[1]).to eq got[0]
     end
   end
 

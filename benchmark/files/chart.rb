@@ -1,10 +1,13 @@
 # frozen_string_literal: true
 
+require_relative "../svg"
+
 module Files
   # Bars of all groups in an SVG: how fast each row is, with the reference's speed as a line through its group.
   class Chart
+    include SVG
+
     COLOURS = { dma: "#c2410c", ruby: "#2563eb", program: "#6b7280" }.freeze
-    GREY = "#4b5563"
     LEGEND = { dma: "DMA", ruby: "Ruby's other ways", program: "other programs" }.freeze
     # Horizontal: names, bars, and columns of figures with their right edges.
     NAMES = 290
@@ -27,13 +30,8 @@ module Files
       columns = columns()
       height = TOP + columns.map { |groups| groups.sum { |group| height(group) } }.max.to_i
       width = 20 + (COLUMN * columns.size)
-      <<~SVG
-        <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 #{width} #{height}" width="#{width}" height="#{height}"
-          font-family="sans-serif" font-size="12">
-        <rect width="100%" height="100%" fill="white"/>
-        #{[*head, *columns.each_with_index.flat_map { |groups, n| column(groups, 20 + (n * COLUMN)) }].join("\n")}
-        </svg>
-      SVG
+      parts = columns.each_with_index.flat_map { |groups, n| column(groups, 20 + (n * COLUMN)) }
+      document(width, height, [*head, *parts])
     end
 
     private
@@ -101,11 +99,6 @@ module Files
     # Of a kind of rows; `name` tells bars from the legend.
     def rectangle(name, kind, left, top, width)
       %(<rect class="#{name}" x="#{left}" y="#{top}" width="#{width}" height="12" fill="#{COLOURS[kind]}"/>)
-    end
-
-    def text(left, top, words, size: 12, weight: "normal", anchor: "start", fill: "black")
-      %(<text x="#{left}" y="#{top}" font-size="#{size}" font-weight="#{weight}" text-anchor="#{anchor}" ) +
-        %(fill="#{fill}">#{words.encode(xml: :text)}</text>)
     end
   end
 end
