@@ -141,7 +141,7 @@ impl Machine {
             options,
             seats: Vec::new(),
             buses: if options.timing.links { Vec::new() } else { vec![Arbiter::default()] },
-            cpu: Cpu::new(&options, &memory),
+            cpu: Cpu::new(options.cpu_load, &options.timing, &memory),
             memory,
             dma_cycles: 0,
             operations: 0,
