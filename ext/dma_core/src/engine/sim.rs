@@ -19,6 +19,7 @@ mod memory;
 mod pio;
 mod port;
 mod registers;
+mod signals;
 mod space;
 mod timing;
 mod trace;
@@ -31,6 +32,7 @@ pub use device::{Device, DeviceOptions};
 pub use faults::{Fault, Kind, Trigger};
 pub use machine::{Clock, Machine, MachineOptions, MachineStats};
 pub use registers::channel_offset;
+pub use signals::{Changes, Wave, Waves};
 pub use timing::Timing;
 pub use trace::{Event, Master, Record, Tenure, What};
 
