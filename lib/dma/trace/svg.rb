@@ -43,7 +43,7 @@ module DMA
         @count = [cycles.end - cycles.begin, 1].max
         @width = [(@count * CYCLE).clamp(WIDTH.begin, WIDTH.end), @count * WIDEST].min
         @scale = @width.fdiv(@count)
-        @whole = [NAMES + @width + 24, WIDTH.begin].max
+        @whole = [NAMES + @width + 36, WIDTH.begin].max
       end
 
       # @return [String]

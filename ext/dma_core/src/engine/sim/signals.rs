@@ -66,7 +66,10 @@ const TENURES: u64 = 1 << 20;
 impl Record {
     /// From the first cycle to the last.
     pub fn cycles(&self) -> Span {
-        let ends = |run: &Run| run.begin.saturating_add(run.count.saturating_sub(1) * run.period + run.len);
+        let ends = |run: &Run| {
+            let last = run.begin.saturating_add(run.count.saturating_sub(1).saturating_mul(run.period));
+            last.saturating_add(run.len)
+        };
         let runs = || self.runs.iter().filter(|run| run.count > 0);
         let first = runs().map(|run| run.begin).chain(self.events.iter().map(|event| event.asked)).min();
         let last = runs().map(ends).chain(self.events.iter().map(|event| event.cycle)).max();
@@ -84,7 +87,8 @@ impl Record {
     /// [`Error::Argument`]
     pub fn check(&self, cycles: &Span) -> Result<()> {
         let len = cycles.end.saturating_sub(cycles.start);
-        let count: u64 = self.runs.iter().map(|run| run.count.min(len / run.period.max(1) + 2)).sum();
+        let counts = self.runs.iter().map(|run| run.count.min((len / run.period.max(1)).saturating_add(2)));
+        let count = counts.fold(0, u64::saturating_add);
         match count {
             ..=TENURES => Ok(()),
             _ => Err(Error::Argument(format!(
@@ -101,18 +105,20 @@ impl Waves {
     /// # Errors
     /// [`Error::Argument`] for more than can be looked at; see [`Record::check`].
     pub fn new(record: &Record, timing: &Timing, cycles: Span) -> Result<Waves> {
-        // What is on the bus at either end is drawn as a whole, and then cut.
-        let is_there = |event: &&Event| event.begin < cycles.end && event.cycle > cycles.start;
-        let events = || record.events.iter().filter(is_there);
-        let whole = events().map(|event| event.begin).min().map_or(cycles.start, |begin| begin.min(cycles.start))
-            ..events().map(|event| event.cycle).max().map_or(cycles.end, |end| end.max(cycles.end));
-        record.check(&whole)?;
+        // What is on the bus at either end is drawn as a whole, and then cut; and what is next, for it is granted the bus before.
+        let until = cycles.end.saturating_add(2);
+        let events = || record.events.iter().filter(|event| event.begin < until && event.cycle > cycles.start);
+        let first = events().map(|event| event.begin).chain([cycles.start]).min().unwrap_or(0);
+        let last = events().map(|event| event.cycle).chain([until]).max().unwrap_or(0);
+        let whole = first..last;
+        record.check(&cycles)?;
         let turns = turns(&record.events, &record.tenures(whole.start, whole.end));
+        let waiting: Vec<&Event> = record.events.iter().filter(|event| event.waits_beyond(whole.end)).collect();
         let mut list = owners(&turns, timing, &whole);
         if timing.has_address_phases() {
-            list.extend(pci::waves(&turns, timing, &whole));
+            list.extend(pci::waves(&turns, &waiting, timing, &whole));
         }
-        list.extend(channels(&record.events, &turns, &whole));
+        list.extend(channels(&record.events, &turns, &waiting, &whole));
         // Lines of the bus come first, those of a device together; otherwise they stay in their order.
         list.sort_by_key(|wave| wave.scope.strip_prefix("dev").and_then(|number| number.parse::<u32>().ok()));
         for wave in &mut list {
@@ -165,15 +171,15 @@ impl Wave {
         let mut changes = vec![(cycles.start, String::new())];
         let ends: Vec<u64> = spans.iter().skip(1).map(|(span, _)| span.start).chain([cycles.end]).collect();
         for ((span, text), next) in spans.into_iter().zip(ends) {
-            let end = span.end.min(next);
-            if end <= span.start {
+            let (start, end) = (span.start.max(cycles.start), span.end.min(next));
+            if end <= start {
                 continue;
             }
-            if changes.last().is_some_and(|(cycle, _)| *cycle == span.start) {
+            if changes.last().is_some_and(|(cycle, _)| *cycle == start) {
                 changes.pop();
             }
             if changes.last().is_none_or(|(_, before)| *before != text) {
-                changes.push((span.start, text));
+                changes.push((start, text));
             }
             changes.push((end, String::new()));
         }
@@ -184,8 +190,8 @@ impl Wave {
 /// Every tenure with its event.
 fn turns<'a>(events: &'a [Event], tenures: &[Tenure]) -> Vec<Turn<'a>> {
     let mut lists: BTreeMap<Master, Vec<&Event>> = BTreeMap::new();
-    for event in events.iter().filter(|event| moves(event.what)) {
-        lists.entry((event.device, event.channel)).or_default().push(event);
+    for event in events.iter().filter(|event| event.moves()) {
+        lists.entry(event.master()).or_default().push(event);
     }
     let mut left: BTreeMap<Master, _> =
         lists.into_iter().map(|(master, events)| (master, events.into_iter().peekable())).collect();
@@ -206,15 +212,26 @@ fn turns<'a>(events: &'a [Event], tenures: &[Tenure]) -> Vec<Turn<'a>> {
         turns.push(turn);
     }
     for turn in &mut turns {
-        let event = turn.event.map(|event| ((event.device, event.channel), event.cycle));
+        let event = turn.event.map(|event| (event.master(), event.cycle));
         turn.whole = event.and_then(|event| had.get(&event).copied()).unwrap_or(0);
     }
     turns
 }
 
-/// Whether it is a transaction on the bus.
-fn moves(what: What) -> bool {
-    !matches!(what, What::Interrupt | What::LostInterrupt | What::Hang)
+impl Event {
+    fn master(&self) -> Master {
+        (self.device, self.channel)
+    }
+
+    /// Whether it is a transaction on the bus.
+    fn moves(&self) -> bool {
+        !matches!(self.what, What::Interrupt | What::LostInterrupt | What::Hang)
+    }
+
+    /// Whether its channel asked for the bus before a cycle, and did not have it by then.
+    fn waits_beyond(&self, end: u64) -> bool {
+        self.moves() && self.asked < end && self.begin >= end
+    }
 }
 
 /// Who has the bus, or the link of each device.
@@ -236,7 +253,7 @@ fn owners(turns: &[Turn<'_>], timing: &Timing, cycles: &Span) -> Vec<Wave> {
 }
 
 /// What each channel does, and its interrupts.
-fn channels(events: &[Event], turns: &[Turn<'_>], cycles: &Span) -> Vec<Wave> {
+fn channels(events: &[Event], turns: &[Turn<'_>], waiting: &[&Event], cycles: &Span) -> Vec<Wave> {
     let mut work: BTreeMap<Master, Vec<(Span, String)>> = BTreeMap::new();
     for turn in turns {
         let Some(master) = turn.master else { continue };
@@ -247,9 +264,12 @@ fn channels(events: &[Event], turns: &[Turn<'_>], cycles: &Span) -> Vec<Wave> {
         }
         spans.push((turn.span.clone(), turn.event.map_or("nothing".into(), describe)));
     }
+    for event in waiting {
+        work.entry(event.master()).or_default().push((event.asked..cycles.end, "waits".into()));
+    }
     let mut marks: BTreeMap<(Master, &str), Vec<u64>> = BTreeMap::new();
     for event in events {
-        let master = (event.device, event.channel);
+        let master = event.master();
         match event.what {
             What::Interrupt => marks.entry((master, "irq")).or_default().push(event.cycle),
             What::LostInterrupt => marks.entry((master, "irq_lost")).or_default().push(event.cycle),

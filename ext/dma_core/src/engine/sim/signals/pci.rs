@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use super::{Span, Turn, Wave};
 use crate::engine::sim::cpu::LINE;
 use crate::engine::sim::timing::Timing;
-use crate::engine::sim::trace::What;
+use crate::engine::sim::trace::{Event, What};
 
 /// When lines are asserted.
 #[derive(Default)]
@@ -54,11 +54,15 @@ struct Waits {
     done: u64,
 }
 
-pub(super) fn waves(turns: &[Turn<'_>], timing: &Timing, cycles: &Span) -> Vec<Wave> {
+/// Of turns, and of those who still wait for one.
+pub(super) fn waves(turns: &[Turn<'_>], waiting: &[&Event], timing: &Timing, cycles: &Span) -> Vec<Wave> {
     let mut lines = Lines::default();
     for turn in turns {
         let address = lines.draw(turn, timing);
         lines.arbitrate(turn, address);
+    }
+    for event in waiting {
+        lines.req.entry(event.device).or_default().push(event.asked..cycles.end);
     }
     let Lines { frame, irdy, trdy, devsel, ad, req, gnt } = lines;
     let bus = |name, asserted| Wave::level("bus", name, asserted, cycles);

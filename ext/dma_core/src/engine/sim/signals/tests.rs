@@ -196,6 +196,18 @@ fn a_window_begins_with_what_was_there_before() {
 }
 
 #[test]
+fn who_gets_the_bus_behind_the_window_is_seen_to_wait_for_it() {
+    let waits = Event { asked: 2, ..event(1, What::Fetch, (6, 11), (0x200, 8)) };
+    let record = record(vec![event(0, What::ToDevice, (0, 6), (0x1000, 12)), waits]);
+    let part = Waves::new(&record, &Timing::PCI, 1..5).unwrap();
+    assert_eq!(levels(&part, "dev1", "REQ#"), "-___");
+    assert_eq!(texts(&part, "dev1", "ch0"), ". waits | |");
+    let later = Waves::new(&record, &Timing::PCI, 7..9).unwrap();
+    assert_eq!(levels(&later, "dev1", "REQ#"), "--");
+    assert_eq!(texts(&later, "dev1", "ch0"), "fetch 8 B at 0x200 |");
+}
+
+#[test]
 fn a_cpu_by_itself_is_shown_in_parts_but_not_for_ever() {
     let cpu = Run { master: None, begin: 3, len: 8, period: 16, count: 1 << 40 };
     let record = Record { events: vec![], runs: vec![cpu] };
@@ -298,23 +310,47 @@ prop_compose! {
     }
 }
 
+/// Events of two devices in turn, of lengths and wait states, that read or write; each is asked for a while before.
+fn works(timing: &Timing, works: &[(u64, u64, bool)]) -> Vec<Event> {
+    let (mut now, mut before) = (0, 0);
+    let event = |(index, (len, waits, reads)): (usize, &(u64, u64, bool))| {
+        let what = if *reads { What::ToDevice } else { What::FromDevice };
+        let begin = now;
+        now += timing.cycles(*len) + waits;
+        let asked = begin.saturating_sub(*waits).max(std::mem::replace(&mut before, begin));
+        Event { waits: *waits, asked, ..event(index as u32 % 2, what, (begin, now), (0, *len)) }
+    };
+    works.iter().enumerate().map(event).collect()
+}
+
 proptest! {
+    #[test]
+    fn a_window_shows_what_the_whole_shows_there(
+        timing in a_bus(),
+        list in prop::collection::vec((1_u64..100, 0_u64..20, any::<bool>()), 1..6),
+        ends in (0_u64..400, 0_u64..60),
+    ) {
+        let record = record(works(&timing, &list));
+        let whole = draw(&record, &timing);
+        let cycles = ends.0.min(whole.cycles.end)..(ends.0 + ends.1).min(whole.cycles.end);
+        let part = Waves::new(&record, &timing, cycles.clone()).unwrap();
+        for wave in &part.list {
+            let all = whole.list.iter().find(|other| (&other.scope, &other.name) == (&wave.scope, &wave.name)).unwrap();
+            prop_assert_eq!(&wave.changes, &all.changes.within(&cycles), "{}", &wave.name);
+        }
+    }
+
     #[test]
     fn as_many_cycles_are_drawn_as_are_charged(
         timing in a_bus(),
-        works in prop::collection::vec((1_u64..300, 0_u64..40, any::<bool>()), 1..6),
+        list in prop::collection::vec((1_u64..300, 0_u64..40, any::<bool>()), 1..6),
     ) {
-        let (mut events, mut now) = (Vec::new(), 0);
-        for (len, waits, reads) in &works {
-            let what = if *reads { What::ToDevice } else { What::FromDevice };
-            let end = now + timing.cycles(*len) + waits;
-            events.push(Event { waits: *waits, ..event(0, what, (now, end), (0, *len)) });
-            now = end;
-        }
+        let events = works(&timing, &list);
+        let now = events[events.len() - 1].cycle;
         let waves = draw(&record(events), &timing);
         let asserted = |name| levels(&waves, "bus", name).matches('_').count() as u64;
-        let transactions: u64 = works.iter().map(|(len, ..)| len.div_ceil(timing.payload)).sum();
-        let phases: u64 = works.iter().map(|(len, ..)| len.div_ceil(timing.width)).sum();
+        let transactions: u64 = list.iter().map(|(len, ..)| len.div_ceil(timing.payload)).sum();
+        let phases: u64 = list.iter().map(|(len, ..)| len.div_ceil(timing.width)).sum();
         prop_assert_eq!(asserted("TRDY#"), phases);
         // The rest of a transaction's setup is its idle clock and its address phase.
         prop_assert_eq!(asserted("IRDY#") + transactions * timing.setup.min(2), now);
