@@ -51,6 +51,14 @@ RSpec.describe "the engine contract" do
     it_behaves_like "a DMA engine", effort: :few
   end
 
+  %i[free manual].each do |clock|
+    context "of a simulated device behind 8237 controllers, with a #{clock} clock" do
+      let(:open_device) { DMA::Device.open(:sim, controller: :isa, clock: clock, memory: 4 << 20) }
+
+      it_behaves_like "a DMA engine", faults: true
+    end
+  end
+
   %i[uring threads].each do |engine|
     context "of a regular file through #{engine}" do
       let(:open_device) { DMA::Device.open(scratch_file("device.bin", "\0" * (1 << 20)), engine: engine) }

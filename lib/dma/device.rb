@@ -28,10 +28,10 @@ module DMA
     #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
     #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
     #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
-    #   `:address_bits`, `:iommu`, `:clock`; of a file `:direct`, and `:character`, whether it is a character device; of
-    #   a PCI function `:driver` (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars` (bytes of each),
-    #   `:interrupts` (their kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`, `:namespace`,
-    #   `:block_size`, `:namespaces`.
+    #   `:address_bits`, `:iommu`, `:clock`, `:word_channels` (those of 8237s, which take even addresses and lengths
+    #   only); of a file `:direct`, and `:character`, whether it is a character device; of a PCI function `:driver`
+    #   (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars` (bytes of each), `:interrupts` (their
+    #   kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`, `:namespace`, `:block_size`, `:namespaces`.
     #   @return [Hash{Symbol => Object}]
 
     # @!method closed?
@@ -310,7 +310,9 @@ module DMA
 
     # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
     # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
-    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`.
+    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`. With 8237 controllers also what they
+    # cost: `:port_reads` and `:port_writes` of software, `:programmings` of a channel by the driver,
+    # `:terminal_counts`; and `:bounced_bytes`, as of a file.
     #
     # @return [Hash{Symbol => Object}]
     def stats

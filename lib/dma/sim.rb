@@ -20,8 +20,9 @@ module DMA
     CONTROLLERS = {
       ring: { channels: 4, address_bits: 48, prefetch: 1 },
       pci: { channels: 1, address_bits: 32, prefetch: 1 },
-      pcie: { channels: 4, address_bits: 48, prefetch: 8 }
-    }.freeze
+      pcie: { channels: 4, address_bits: 48, prefetch: 8 },
+      isa: { channels: 8, address_bits: 24, prefetch: 1 }
+    }.each_value(&:freeze).freeze
     private_constant :OPTIONS, :WIDTHS, :CONTROLLERS
 
     # @!attribute [r] clock
@@ -156,10 +157,15 @@ module DMA
     #
     # @param controller [:ring, :pci, :pcie] what is its own where the keyword says nil: `:ring` and `:pcie`, 4 channels
     #   and 48 address bits; `:pci`, a channel and 32 address bits, with more of which it takes a second address phase
-    #   for addresses that need them; `:pcie` fetches up to 8 descriptors at once, the others one
+    #   for addresses that need them; `:pcie` fetches up to 8 descriptors at once, the others one. `:isa`: not its own,
+    #   but the two 8237 of an IBM AT, which software programs through {Registers}. They have channels 0 to 3, which
+    #   move bytes, and 5 to 7, which move words of 16 bits; channel 4 is their cascade. They reach 16 MiB of physical
+    #   memory, with no IOMMU between: the driver splits transfers at 64 KiB (128 KiB) and bounces memory that is not
+    #   mapped ({Device#map})
     # @param memory [Integer] bytes of its own memory; pages that nobody writes to take none of the host's
     # @param channels [Integer, nil] independent of each other
-    # @param ring_size [Integer] slots of each channel's descriptor ring, of which one stays free
+    # @param ring_size [Integer] slots of each channel's descriptor ring, or of what the driver of 8237s queues, of
+    #   which one stays free
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
     # @param address_bits [Integer, nil] 16..48; what lies above is not reached
@@ -168,7 +174,8 @@ module DMA
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
     # @param mode [Symbol, Array<Symbol>] how its channels, or each of them, share the bus with the CPU: `:burst`, the
     #   bus is a channel's until its block is done; `:cycle_stealing`, a CPU that waits has it after each word (on PCI
-    #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus
+    #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus. The driver of 8237s
+    #   programs demand mode for `:burst`, single mode for `:cycle_stealing`, and has nothing else
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
@@ -182,7 +189,7 @@ module DMA
                   address_bits: address_bits || own[:address_bits], max_segments: max_segments,
                   prefetch: prefetch || own[:prefetch] }
       numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
-      native_device(numbers, modes(mode, channels), path)
+      native_device(numbers, controller == :isa, modes(mode, channels), path)
     end
 
     # Lets time pass, with everything that ends by then.

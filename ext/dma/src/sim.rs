@@ -139,13 +139,14 @@ fn native_device(
         usize,
         u32,
     ),
+    isa: bool,
     modes: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch };
+    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, isa };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
-    modes.into_iter().zip(0..channels).for_each(|(mode, channel)| sim.set_mode(channel, mode));
+    modes.into_iter().zip(0..channels).try_for_each(|(mode, channel)| sim.set_mode(channel, mode)).or_raise(ruby)?;
     let name = path.as_ref().map_or_else(|| format!("sim device {}", sim.number()), |path| path.display().to_string());
     let core = CoreDevice::of_sim(&sim, &name);
     if let Some(path) = path {
@@ -265,7 +266,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("stats", method!(stats, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
-    class.define_private_method("native_device", method!(native_device, 3))?;
+    class.define_private_method("native_device", method!(native_device, 4))?;
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;

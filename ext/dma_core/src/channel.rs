@@ -93,7 +93,7 @@ impl Channel {
     fn make(engine: Arc<dyn Engine>, index: u16, depth: u32, share: u32, is_device: bool) -> Result<Channel> {
         let queue = engine.queue(index, depth)?;
         Ok(Channel {
-            limits: engine.limits(),
+            limits: engine.channel_limits(index),
             merging: Merging::new(&*engine, &*queue)?,
             engine,
             queue: Some(queue),

@@ -166,6 +166,11 @@ pub trait Engine: Send + Sync + Debug {
     /// What it takes.
     fn limits(&self) -> Limits;
 
+    /// What channel `index` of it takes, where that is not the same for all.
+    fn channel_limits(&self, _index: u16) -> Limits {
+        self.limits()
+    }
+
     /// What it did so far.
     fn stats(&self) -> Arc<Stats>;
 

@@ -27,8 +27,8 @@ module DMA
       SHADE = 'fill="#dbeafe"'
       # What is in a box, by its first word, and the meaning of what does not say it.
       FILLS = { "CPU" => "#d1d5db", "fetch" => "#fde68a", "to_device" => "#93c5fd", "from_device" => "#86efac",
-                "within" => "#d8b4fe", "status" => "#fdba74", "waits" => "white", "hangs" => "#fca5a5",
-                "nothing" => "white", "A" => "#fef3c7", "D" => "#f3f4f6" }.freeze
+                "within" => "#d8b4fe", "memory" => "#d8b4fe", "status" => "#fdba74", "waits" => "white",
+                "hangs" => "#fca5a5", "nothing" => "white", "A" => "#fef3c7", "D" => "#f3f4f6" }.freeze
       MEANINGS = { "A" => "A: address", "D" => "D1, D2 ...: data", "waits" => "waits for the bus" }.freeze
       DEVICES = %w[#99f6e4 #fbcfe8 #d9f99d #c7d2fe #fed7aa].freeze
       private_constant(*constants)
@@ -102,7 +102,8 @@ module DMA
         signs = {
           "asserted: low, as its name ends in #" => [/#\z/, ->(left, top) { rectangle(left, top - 9, 18, 11, SHADE) }],
           "interrupt" => [/irq\z/, ->(left, top) { arrow(left + 9, top - 13) }],
-          "lost interrupt" => [/irq_lost\z/, ->(left, top) { cross(left + 9, top - 4) }]
+          "lost interrupt" => [/irq_lost\z/, ->(left, top) { cross(left + 9, top - 4) }],
+          "terminal count" => [/tc\z/, ->(left, top) { dot(left + 9, top - 4) }]
         }
         signs.filter_map { |words, (name, sign)| [sign, words] if @waves.any? { |wave| wave[1].match?(name) } }
       end
@@ -175,7 +176,11 @@ module DMA
       end
 
       def mark(cycle, top, name)
-        name.end_with?("lost") ? cross(place(cycle), top + 13) : arrow(place(cycle), top + 4)
+        case name
+        when /lost\z/ then cross(place(cycle), top + 13)
+        when /tc\z/ then dot(place(cycle), top + 13)
+        else arrow(place(cycle), top + 4)
+        end
       end
 
       def arrow(left, top)
@@ -184,6 +189,10 @@ module DMA
 
       def cross(left, middle)
         %(<path d="M#{left - 5} #{middle - 5}l10 10m0 -10l-10 10" stroke="#{RED}" stroke-width="1.6"/>)
+      end
+
+      def dot(left, middle)
+        %(<circle cx="#{left}" cy="#{middle}" r="4" fill="#{RED}"/>)
       end
 
       # From, to, and what is there, where something is to be seen of it.

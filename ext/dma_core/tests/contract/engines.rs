@@ -86,6 +86,8 @@ impl Simulated {
             machine.inject(Fault { kind, trigger, device: None, channel: None, count });
         }
         let mut rig = Rig::new(Device::of_sim(&sim, self.name), Status::BusWriteError);
+        // A ring and its chains, or an area to bounce through.
+        rig.mapped = if sim.is_isa() { 1 } else { 2 };
         (rig.sim, rig.aborts) = (Some(sim), true);
         rig
     }
@@ -254,6 +256,7 @@ fn host() -> Vec<Box<dyn Bench>> {
     let usual = DeviceOptions { memory: SIZE, ..DeviceOptions::default() };
     let strict = DeviceOptions { alignment: 64, max_segments: 4, ring_size: 8, ..usual };
     let small = DeviceOptions { memory: 4096, channels: 1, ring_size: 8, ..usual };
+    let isa = DeviceOptions { memory: SIZE, ..DeviceOptions::isa() };
     vec![
         sim("sim, free clock, IOMMU", Clock::Free, true, usual),
         sim("sim, free clock, physical addresses", Clock::Free, false, usual),
@@ -262,6 +265,8 @@ fn host() -> Vec<Box<dyn Bench>> {
         sim("sim, strict, small ring", Clock::Free, true, strict),
         sim("sim, strict, small ring, physical addresses", Clock::Free, false, strict),
         Box::new(Small(Simulated { name: "sim, small and slow", machine: ideal(Clock::Free, true), device: small })),
+        sim("sim, 8237", Clock::Free, true, isa),
+        sim("sim, 8237, manual clock", Clock::Manual, false, isa),
         simulated(
             "sim, PCI",
             MachineOptions {

@@ -63,13 +63,14 @@ pub(super) struct Grant {
 }
 
 impl Arbiter {
-    /// Chooses among those that ask, given by their numbers in rising order; with `burst` bytes at most.
+    /// Chooses among those that ask, given by their numbers in rising order; the most bytes for one that is alone, and for others.
     pub(super) fn choose(
         &mut self,
         arbitration: Arbitration,
         now: u64,
         asking: impl Iterator<Item = usize>,
-        (timing, burst): (&Timing, u64),
+        timing: &Timing,
+        (alone, burst): (u64, u64),
     ) -> Option<Grant> {
         let kept = match arbitration {
             Arbitration::RoundRobin { latency } if now - self.since < latency => self.holder,
@@ -86,7 +87,7 @@ impl Arbiter {
             (self.holder, self.since) = (Some(index), now);
         }
         let most = match arbitration {
-            _ if count == 1 => burst,
+            _ if count == 1 => alone,
             Arbitration::RoundRobin { latency } => timing.fit(latency - (now - self.since)).min(burst),
             _ => timing.payload.min(burst),
         };
@@ -110,7 +111,7 @@ mod tests {
     fn run(arbitration: Arbitration, lens: &[u64], count: usize) -> Vec<(u64, u64)> {
         let (mut arbiter, mut now, mut got) = (Arbiter::default(), 0, vec![(0, 0); lens.len()]);
         for _ in 0..count {
-            let grant = arbiter.choose(arbitration, now, 0..lens.len(), (&Timing::PCI, 4096)).unwrap();
+            let grant = arbiter.choose(arbitration, now, 0..lens.len(), &Timing::PCI, (4096, 4096)).unwrap();
             let cycles = Timing::PCI.cycles(lens[grant.index].min(grant.most));
             got[grant.index] = (got[grant.index].0 + cycles, got[grant.index].1 + 1);
             now += cycles;
@@ -124,7 +125,7 @@ mod tests {
         let mut arbiter = Arbiter::default();
         for asking in [vec![1, 2], vec![2], vec![0, 1, 2], vec![0, 2]] {
             let first = asking[0];
-            let grant = arbiter.choose(Arbitration::Fixed, 0, asking.into_iter(), (&Timing::PCI, 4096));
+            let grant = arbiter.choose(Arbitration::Fixed, 0, asking.into_iter(), &Timing::PCI, (4096, 4096));
             assert_eq!(grant.map(|grant| grant.index), Some(first));
         }
     }
@@ -149,10 +150,10 @@ mod tests {
         for arbitration in [Arbitration::Fixed, Arbitration::Rotating, Arbitration::RoundRobin { latency: 8 }] {
             let mut arbiter = Arbiter::default();
             for now in [0, 5, 500] {
-                let grant = arbiter.choose(arbitration, now, iter::once(3), (&Timing::PCI, 4096));
+                let grant = arbiter.choose(arbitration, now, iter::once(3), &Timing::PCI, (4096, 4096));
                 assert_eq!(grant, Some(Grant { index: 3, most: 4096 }));
             }
-            assert_eq!(arbiter.choose(arbitration, 600, iter::empty(), (&Timing::PCI, 4096)), None);
+            assert_eq!(arbiter.choose(arbitration, 600, iter::empty(), &Timing::PCI, (4096, 4096)), None);
         }
     }
 }

@@ -1,19 +1,22 @@
 //! What happens next: the machine's time goes from the end of one transaction to the end of the next.
 
 use super::arbiter::{Arbiter, MasterStats};
-use super::controller::{Bus, Controller};
+use super::controller::Bus;
 use super::cpu::{Block, Cpu, Mode};
 use super::faults::Faults;
 use super::machine::MachineOptions;
 use super::memory::Memory;
+use super::requester::Requester;
 use super::trace::{Record, Run};
 use super::worker::Step;
 
 /// The machine's state, under its lock.
 #[derive(Debug)]
 pub(super) struct Core {
-    /// The most bytes of one transaction.
+    /// The most bytes of one transaction, and of one that nobody can look into: nobody else asks for the bus, and nothing but the
+    /// end of all is waited for. What it takes is the same.
     pub burst: u64,
+    pub whole: u64,
     pub now: u64,
     pub options: MachineOptions,
     pub seats: Vec<Seat>,
@@ -32,10 +35,10 @@ pub(super) struct Core {
     pub stopped: bool,
 }
 
-/// A channel, and where it asks for the bus.
+/// A channel, or the controllers of several, and where it asks for the bus.
 #[derive(Debug)]
 pub(super) struct Seat {
-    pub controller: Controller,
+    pub controller: Requester,
     pub bus: usize,
     /// Since when it asks.
     pub asked: Option<u64>,
@@ -43,13 +46,13 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(controller: Controller, bus: usize) -> Seat {
+    pub(super) fn new(controller: Requester, bus: usize) -> Seat {
         Seat { controller, bus, asked: None, stats: MasterStats::default() }
     }
 
-    /// Whether it has a transaction of up to `burst` bytes to do.
-    pub(super) fn asks(&mut self, now: u64, burst: u64) -> bool {
-        let asks = self.controller.next_len(burst).is_some();
+    /// Whether it has a transaction to do.
+    pub(super) fn asks(&mut self, now: u64) -> bool {
+        let asks = self.controller.next_len(1).is_some();
         self.asked = if asks { self.asked.or(Some(now)) } else { None };
         asks
     }
@@ -75,7 +78,7 @@ pub(super) struct Current {
 
 impl Core {
     /// Takes a device's channels in.
-    pub(super) fn add(&mut self, controllers: Vec<Controller>) {
+    pub(super) fn add(&mut self, controllers: Vec<Requester>) {
         if self.options.timing.links {
             self.buses.push(Arbiter::default());
         }
@@ -96,8 +99,7 @@ impl Core {
             bus.forget();
         }
         let link = seats.iter().find(|seat| !kept(seat)).map(|seat| seat.bus).filter(|_| options.timing.links);
-        *operations +=
-            seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.port.operations()).sum::<u64>();
+        *operations += seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.operations()).sum::<u64>();
         seats.retain(kept);
         if let Some(link) = link {
             buses.remove(link);
@@ -110,19 +112,18 @@ impl Core {
         &mut self,
         device: u32,
         channel: Option<u16>,
-        mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
+        mut work: impl FnMut(&mut Requester, &mut Bus<'_>),
     ) {
-        let Core { burst, now, seats, buses, faults, trace, .. } = self;
-        let (now, burst) = (*now, *burst);
+        let Core { now, seats, buses, faults, trace, .. } = self;
+        let now = *now;
         let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace };
         for (index, seat) in seats.iter_mut().enumerate() {
-            let port = &seat.controller.port;
-            if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
-                let before = seat.controller.next_len(burst);
+            if seat.controller.is_of(device, channel) {
+                let before = seat.controller.next_len(u64::MAX);
                 work(&mut seat.controller, &mut bus);
                 // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
                 // not keep it from its end.
-                let changed = seat.controller.next_len(burst) != before;
+                let changed = seat.controller.next_len(u64::MAX) != before;
                 buses[seat.bus].current.take_if(|current| changed && current.index == index);
             }
         }
@@ -130,8 +131,8 @@ impl Core {
 
     /// Notes who asks for a bus from now on.
     pub(super) fn ask(&mut self) {
-        let (now, burst) = (self.now, self.burst);
-        self.seats.iter_mut().for_each(|seat| _ = seat.asks(now, burst));
+        let now = self.now;
+        self.seats.iter_mut().for_each(|seat| _ = seat.asks(now));
     }
 
     /// One step of the machine's thread.
@@ -147,7 +148,7 @@ impl Core {
 
     /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
     pub(super) fn transact(&mut self, until: Option<u64>) -> bool {
-        let Some((bus, current)) = self.next() else {
+        let Some((bus, current)) = self.next(until.is_some()) else {
             self.now = until.unwrap_or(self.now).max(self.now);
             return false;
         };
@@ -160,12 +161,12 @@ impl Core {
         true
     }
 
-    /// The transaction that ends first, of those that are on the buses now.
-    fn next(&mut self) -> Option<(usize, Current)> {
+    /// The transaction that ends first, of those that are on the buses now. Somebody may look at what happens within it if `watched`.
+    fn next(&mut self, watched: bool) -> Option<(usize, Current)> {
         let mut first: Option<(usize, Current)> = None;
         for bus in 0..self.buses.len() {
             if self.buses[bus].current.is_none() {
-                self.buses[bus].current = self.arbitrate(bus);
+                self.buses[bus].current = self.arbitrate(bus, watched);
             }
             if let Some(current) =
                 self.buses[bus].current.filter(|current| first.is_none_or(|(_, first)| current.end < first.end))
@@ -177,23 +178,25 @@ impl Core {
     }
 
     /// Who has a bus next, and until when.
-    fn arbitrate(&mut self, bus: usize) -> Option<Current> {
-        let Core { seats, buses, options, now, burst, cpu, memory, .. } = self;
+    fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
+        let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
+        let alone = if watched || trace.is_some() { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
         let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&Block::new(1, options, memory, 0)));
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
-            let asks =
-                seat.bus == bus && !(full && seat.controller.mode == Mode::Transparent) && seat.asks(*now, *burst);
+            let asks = seat.bus == bus && !(full && seat.controller.mode() == Mode::Transparent) && seat.asks(*now);
             asks.then_some(index)
         });
-        let grant = buses[bus].choose(options.arbitration, *now, asking, (&options.timing, *burst))?;
+        let grant = buses[bus].choose(options.arbitration, *now, asking, &options.timing, (alone, *burst))?;
         let seat = &self.seats[grant.index];
         let controller = &seat.controller;
         let len = controller.next_len(grant.most)?;
         let address = if self.options.timing.dual > 0 { controller.next_address() } else { 0 };
-        let mut block = Block::new(len, &self.options, &self.memory, address);
-        block.goes_on = !self.options.timing.links && controller.mode == Mode::Burst && controller.goes_on();
-        let alone = self.options.timing.at(address).cycles(len);
+        let own = controller.timing(&self.options.timing).map(|timing| MachineOptions { timing, ..self.options });
+        let options = own.as_ref().unwrap_or(&self.options);
+        let mut block = Block::new(len, options, &self.memory, address);
+        block.goes_on = !options.timing.links && controller.mode() == Mode::Burst && controller.goes_on();
+        let alone = options.timing.at(address).cycles(len);
         let mut current = Current {
             index: grant.index,
             len,
@@ -201,7 +204,7 @@ impl Core {
             begin: self.now,
             end: self.now.saturating_add(alone),
             waits: block.cycles.saturating_sub(alone),
-            mode: controller.mode,
+            mode: controller.mode(),
             block,
             cpu: self.cpu,
         };

@@ -12,7 +12,9 @@ use super::controller::{Bus, Controller};
 use super::core::Core;
 use super::cpu::{Cpu, CpuStats};
 use super::faults::{Fault, Faults};
+use super::isa::Isa;
 use super::memory::Memory;
+use super::requester::Requester;
 use super::space::Space;
 use super::timing::Timing;
 use super::trace::{Master, Record};
@@ -124,6 +126,7 @@ impl Machine {
         let memory = Memory::new(options.memory_bandwidth, &options.timing);
         let worker = Arc::new(Worker::new(Core {
             burst: options.timing.whole(burst, BURST_FREE),
+            whole: options.timing.whole(BURST_FREE, BURST_FREE),
             now: 0,
             options,
             seats: Vec::new(),
@@ -162,6 +165,11 @@ impl Machine {
         Err(Error::Closed("this simulated machine belongs to the parent process; make one anew after fork".into()))
     }
 
+    /// Those of memory by physical address.
+    pub(super) fn physical(&self) -> Arc<Addresses> {
+        Arc::clone(&self.physical)
+    }
+
     /// The bus addresses of a new device.
     pub(super) fn addresses(&self) -> Arc<Addresses> {
         match self.options.iommu {
@@ -179,7 +187,7 @@ impl Machine {
     }
 
     /// Takes a device's channels in.
-    pub(super) fn add(&self, controllers: Vec<Controller>) {
+    pub(super) fn add(&self, controllers: Vec<Requester>) {
         self.with(|core| core.add(controllers));
     }
 
@@ -195,9 +203,24 @@ impl Machine {
         &self,
         device: u32,
         channel: Option<u16>,
-        work: impl FnMut(&mut Controller, &mut Bus<'_>),
+        mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
     ) {
-        self.with(|core| core.visit(device, channel, work));
+        self.with(|core| {
+            core.visit(device, channel, |requester, bus| match requester {
+                Requester::Ring(controller) => work(controller, bus),
+                Requester::Isa(_) => {}
+            });
+        });
+    }
+
+    /// Runs `work` on the controllers of a device that has 8237s.
+    pub(super) fn with_isa(&self, device: u32, mut work: impl FnMut(&mut Isa, &mut Bus<'_>)) {
+        self.with(|core| {
+            core.visit(device, None, |requester, bus| match requester {
+                Requester::Isa(isa) => work(isa, bus),
+                Requester::Ring(_) => {}
+            });
+        });
     }
 
     /// The CPU reads or writes so many words of a device.
@@ -244,8 +267,7 @@ impl Machine {
                 cpu.run_until(now, None);
             }
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
-            let operations =
-                core.operations + core.seats.iter().map(|seat| seat.controller.port.operations()).sum::<u64>();
+            let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
             let masters = core.seats.iter().map(|seat| (seat.controller.master(), seat.stats)).collect();
             MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters }
         })

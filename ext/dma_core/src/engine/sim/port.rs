@@ -16,7 +16,7 @@ use crate::transfer::{Descriptor, Status};
 const DESCRIPTOR: u64 = Descriptor::SIZE as u64 / 8 + 1;
 /// What it does for an interrupt: it pushes five words and pops them (Intel SDM volume 3, 6.14.2), its handler saves and restores
 /// fifteen registers (System V ABI for AMD64, 3.2.1).
-const INTERRUPT: u64 = 2 * (5 + 15);
+pub(super) const INTERRUPT: u64 = 2 * (5 + 15);
 
 /// The most fault records of the IOMMU that a device keeps, newest last.
 const FAULTS: usize = 64;

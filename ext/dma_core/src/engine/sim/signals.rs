@@ -225,7 +225,7 @@ impl Event {
 
     /// Whether it is a transaction on the bus.
     fn moves(&self) -> bool {
-        !matches!(self.what, What::Interrupt | What::LostInterrupt | What::Hang)
+        !matches!(self.what, What::Interrupt | What::LostInterrupt | What::TerminalCount | What::Hang)
     }
 
     /// Whether its channel asked for the bus before a cycle, and did not have it by then.
@@ -273,6 +273,7 @@ fn channels(events: &[Event], turns: &[Turn<'_>], waiting: &[&Event], cycles: &S
         match event.what {
             What::Interrupt => marks.entry((master, "irq")).or_default().push(event.cycle),
             What::LostInterrupt => marks.entry((master, "irq_lost")).or_default().push(event.cycle),
+            What::TerminalCount => marks.entry((master, "tc")).or_default().push(event.cycle),
             What::Hang => work.entry(master).or_default().push((event.cycle..u64::MAX, "hangs".into())),
             _ => {}
         }

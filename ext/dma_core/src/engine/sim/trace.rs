@@ -15,6 +15,10 @@ pub enum What {
     FromDevice,
     /// Bytes went from one place of the device to another.
     Within,
+    /// Bytes went from one place of memory to another.
+    Memory,
+    /// A channel of an 8237 reached its terminal count.
+    TerminalCount,
     /// A status was written back, or shown in the status register.
     Status(Status),
     /// An interrupt was raised.
@@ -42,7 +46,8 @@ pub struct Event {
     pub channel: u16,
     /// What it was.
     pub what: What,
-    /// The bus address of memory; for [`What::Within`] the device address that was written.
+    /// The bus address of memory, of the byte that was written where it is from one place to another; for [`What::Within`] the
+    /// device address that was written.
     pub address: u64,
     /// Bytes.
     pub len: u64,
@@ -112,6 +117,8 @@ impl What {
             What::ToDevice => "to_device",
             What::FromDevice => "from_device",
             What::Within => "within",
+            What::Memory => "memory",
+            What::TerminalCount => "terminal_count",
             What::Status(_) => "status",
             What::Interrupt => "interrupt",
             What::LostInterrupt => "lost_interrupt",
@@ -125,7 +132,7 @@ impl fmt::Display for Event {
         let Event { cycle, device, channel, what, address, len, .. } = self;
         write!(f, "{cycle} {device}.{channel} {}", what.name())?;
         match what {
-            What::Interrupt | What::LostInterrupt | What::Hang => Ok(()),
+            What::Interrupt | What::LostInterrupt | What::Hang | What::TerminalCount => Ok(()),
             What::Status(Status::IommuFault { address: at, access }) => {
                 write!(f, " {address:#x} iommu_fault {} {at:#x}", Access::name(*access))
             }

@@ -172,13 +172,14 @@ fn interrupts_are_marks_and_a_channel_that_hangs_does_so_until_it_does_something
         event(0, STATUS, (7, 8), (0, 4)),
         mark(What::Interrupt, 8),
         mark(What::LostInterrupt, 8),
+        mark(What::TerminalCount, 7),
     ];
     let waves = draw(&record(events), &Timing::IDEAL);
     assert_eq!(texts(&waves, "dev0", "ch0"), "fetch 40 B at 0x0 | | | | hangs | status complete");
     assert_eq!(*wave(&waves, "dev0", "ch0_irq"), Changes::Mark(vec![8]));
     assert_eq!(*wave(&waves, "dev0", "ch0_irq_lost"), Changes::Mark(vec![8]));
     let names: Vec<&str> = waves.list.iter().map(|wave| wave.name.as_str()).collect();
-    assert_eq!(names, ["owner", "ch0", "ch0_irq", "ch0_irq_lost"]);
+    assert_eq!(names, ["owner", "ch0", "ch0_irq", "ch0_irq_lost", "ch0_tc"]);
 }
 
 #[test]
