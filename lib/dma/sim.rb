@@ -13,7 +13,7 @@ module DMA
   # same result, to the byte and the cycle.
   class Sim
     # The options of a machine; others are a device's.
-    OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth].freeze
+    OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth interrupt_cost].freeze
     # Bits of a device's numbers, where they are not 32.
     WIDTHS = { memory: 63, alignment: 63, channels: 16 }.freeze
     # What a controller has where nothing else is said.
@@ -47,7 +47,8 @@ module DMA
     #     the CPU waited for the bus; `:cpu_operations`, its loads and stores of devices ({Device#pio_write}), of
     #     descriptors and doorbells, and for interrupts; `:masters`, a Hash for each channel: `:device` and `:channel`,
     #     their numbers, `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
-    #     it, and the `:longest_wait` of them
+    #     it, and the `:longest_wait` of them; `:interrupts` that the CPU handled, and `:interrupt_cycles` of its time
+    #     that they take: as many as `:cycles`, where it has time for nothing else
 
     # @!method iommu?
     #   @return [Boolean]
@@ -77,17 +78,21 @@ module DMA
       # @param latency_timer [Integer, nil] cycles, for `:round_robin`; nil: 32
       # @param memory_bandwidth [Integer, nil] bytes that memory serves in a second, for all masters together; nil:
       #   more than anybody asks for, and with links 25.6 GB/s, a channel of DDR4-3200
+      # @param interrupt_cost [Symbol, Hash, nil] what an interrupt takes of the CPU's time, in nanoseconds: `entry:`,
+      #   before its handler looks for completions, which is when whoever waits knows of them; `deferred:`, for each
+      #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
+      #   interrupt after the other
       # @return [Sim]
       # @raise [ArgumentError] for what cannot be
       def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
-              memory_bandwidth: nil)
+              memory_bandwidth: nil, interrupt_cost: nil)
         boolean(iommu, "iommu")
         { latency_timer: latency_timer, memory_bandwidth: memory_bandwidth }.compact.each do |name, number|
           DMA.__send__(:natural, number, name, 64)
         end
 
         native_new([clock, iommu, DMA.__send__(:natural, seed, "seed")], timing(bus), fraction(cpu_load, "cpu_load"),
-                   [arbitration, latency_timer], memory_bandwidth)
+                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost))
       end
 
       # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
@@ -140,6 +145,35 @@ module DMA
         raise ArgumentError, "#{name}: #{value.inspect} is neither true nor false" unless [true, false].include?(value)
       end
 
+      # Entry, exit and deferred work of an interrupt.
+      def cost(cost)
+        return native_interrupt_cost(cost || :none).values unless cost.is_a?(Hash)
+
+        none = native_interrupt_cost(:none)
+        unknown = cost.keys - none.keys
+        raise ArgumentError, "interrupt_cost: #{unknown.inspect} are none of #{none.keys}" unless unknown.empty?
+
+        cost.each { |name, time| DMA.__send__(:natural, time, "interrupt_cost: #{name}", 64) }
+        none.merge(cost).values
+      end
+
+      # A preset of {#device}'s `coalesce:`, or completions and nanoseconds.
+      def coalesce(policy)
+        return policy unless policy.is_a?(Hash)
+
+        unknown = policy.keys - %i[count time]
+        raise ArgumentError, "coalesce: #{unknown.inspect} are neither :count nor :time" unless unknown.empty?
+        raise ArgumentError, "coalesce: give count:, time: or both" if policy.values.compact.empty?
+
+        count, time = policy.values_at(:count, :time)
+        DMA.__send__(:natural, count, "count", 64) if count
+        unless time.nil? || (time.is_a?(Numeric) && time.real? && (0..1).cover?(time))
+          raise ArgumentError, "time: #{time.inspect} is not in 0..1, seconds for which completions are held back"
+        end
+
+        [count, time && (time * 1_000_000_000).round]
+      end
+
       # A number in 0..1 as a Float.
       def fraction(number, name)
         return number.to_f if number.is_a?(Numeric) && number.real? && (0..1).cover?(number)
@@ -176,11 +210,15 @@ module DMA
     #   bus is a channel's until its block is done; `:cycle_stealing`, a CPU that waits has it after each word (on PCI
     #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus. The driver of 8237s
     #   programs demand mode for `:burst`, single mode for `:cycle_stealing`, and has nothing else
+    # @param coalesce [Symbol, Hash, Array<Symbol, Hash>] when its channels, or each of them, interrupt: `:none`, for
+    #   each completion; `:low_latency`, 2 us after the first that nobody was told of; `:throughput`, for each 64, or
+    #   64 us after the first; `:adaptive`, at once where few come and ever less often where many do; or `count:`
+    #   completions, `time:` in seconds after the first (nil: 1 s, the most), or both, whichever is reached first
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, mode: :burst, path: nil)
+               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil)
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
       end
@@ -189,7 +227,8 @@ module DMA
                   address_bits: address_bits || own[:address_bits], max_segments: max_segments,
                   prefetch: prefetch || own[:prefetch] }
       numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
-      native_device(numbers, controller == :isa, modes(mode, channels), path)
+      policies = each_channel(coalesce, channels, "coalesce").map { |policy| Sim.__send__(:coalesce, policy) }
+      native_device(numbers, controller == :isa, each_channel(mode, channels, "mode"), policies, path)
     end
 
     # Lets time pass, with everything that ends by then.
@@ -255,11 +294,11 @@ module DMA
 
     private
 
-    def modes(mode, channels)
-      return Array.new(channels, mode) unless mode.is_a?(Array)
-      return mode if mode.size == channels
+    def each_channel(option, channels, name)
+      return Array.new(channels, option) unless option.is_a?(Array)
+      return option if option.size == channels
 
-      raise ArgumentError, "mode: #{mode.size} for #{channels} channels; give one for each, or one for all"
+      raise ArgumentError, "#{name}: #{option.size} for #{channels} channels; give one for each, or one for all"
     end
   end
 end

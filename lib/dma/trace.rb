@@ -9,10 +9,10 @@ module DMA
     include Enumerable
 
     # One transaction. `cycle` is when it was over; `what` is `:fetch`, `:to_device`, `:from_device`, `:within`,
-    # `:memory` (from one place of it to another), `:status`, `:interrupt`, `:lost_interrupt`, `:terminal_count` or
-    # `:hang`; `address` and `length` are those of memory on the bus; `status` is what was written back. `asked` is when
-    # the channel asked for the bus, `begin` its first cycle on it, and `waits` are the cycles that memory kept it
-    # waiting.
+    # `:memory` (from one place of it to another), `:status`, `:interrupt`, `:handler` (the CPU is done with an
+    # interrupt that takes its time), `:lost_interrupt`, `:terminal_count` or `:hang`; `address` and `length` are those
+    # of memory on the bus; `status` is what was written back. `asked` is when the channel asked for the bus, `begin`
+    # its first cycle on it, and `waits` are the cycles that memory kept it waiting.
     Event = Struct.new(:cycle, :device, :channel, :what, :address, :length, :status, # rubocop:disable Lint/StructNewOverride
                        :asked, :begin, :waits)
 

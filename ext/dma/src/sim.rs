@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
-    Arbitration, Clock, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Mode, Timing, Trigger,
+    Arbitration, Clock, Coalesce, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine,
+    MachineOptions, Mode, Timing, Trigger,
 };
 use magnus::{
     function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, Symbol, TypedData, Value,
@@ -86,6 +87,7 @@ fn native_new(
     cpu_load: f64,
     (arbitration, latency): (Value, Option<u64>),
     memory_bandwidth: Option<u64>,
+    (entry, exit, deferred): (u64, u64, u64),
 ) -> Result<Sim, Error> {
     let clock = match choice(clock).as_str() {
         "free" => Clock::Free,
@@ -107,8 +109,23 @@ fn native_new(
         }
     };
     let timing = timing(ruby, bus)?;
-    let options = MachineOptions { clock, iommu, seed, timing, cpu_load, arbitration, memory_bandwidth };
+    let interrupt_cost = InterruptCost { entry, exit, deferred };
+    let options =
+        MachineOptions { clock, iommu, seed, timing, cpu_load, arbitration, memory_bandwidth, interrupt_cost };
     Ok(Sim { machine: with_memory(ruby, || Machine::new(options))? })
+}
+
+/// What an interrupt costs, by name.
+fn native_interrupt_cost(ruby: &Ruby, name: Value) -> Result<RHash, Error> {
+    let Some(cost) = InterruptCost::from_name(&choice(name)) else {
+        let names = InterruptCost::names().join(", :");
+        return Err(argument(ruby, format!("interrupt_cost: {name:?} is none of :{names}")));
+    };
+    let hash = ruby.hash_new();
+    hash.aset(ruby.to_symbol("entry"), cost.entry)?;
+    hash.aset(ruby.to_symbol("exit"), cost.exit)?;
+    hash.aset(ruby.to_symbol("deferred"), cost.deferred)?;
+    Ok(hash)
 }
 
 fn timing(ruby: &Ruby, bus: RHash) -> Result<Timing, Error> {
@@ -141,12 +158,19 @@ fn native_device(
     ),
     isa: bool,
     modes: RArray,
+    policies: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
     let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, isa };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
+    let policies = policies.into_iter().map(|policy| coalesce_from(ruby, policy)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
     modes.into_iter().zip(0..channels).try_for_each(|(mode, channel)| sim.set_mode(channel, mode)).or_raise(ruby)?;
+    policies
+        .into_iter()
+        .zip(0..channels)
+        .try_for_each(|(policy, channel)| sim.coalesce(channel, policy))
+        .or_raise(ruby)?;
     let name = path.as_ref().map_or_else(|| format!("sim device {}", sim.number()), |path| path.display().to_string());
     let core = CoreDevice::of_sim(&sim, &name);
     if let Some(path) = path {
@@ -160,6 +184,16 @@ fn mode_from(ruby: &Ruby, mode: Value) -> Result<Mode, Error> {
     named.ok_or_else(|| argument(ruby, format!("mode: {mode:?} is none of :{}", Mode::names().join(", :"))))
 }
 
+/// A preset's name, or an Array of completions and nanoseconds.
+pub fn coalesce_from(ruby: &Ruby, policy: Value) -> Result<Coalesce, Error> {
+    if let Some(array) = RArray::from_value(policy) {
+        let (count, time) = (array.entry::<Option<u64>>(0)?, array.entry::<Option<u64>>(1)?);
+        return Ok(Coalesce::fixed(count, time));
+    }
+    let named = Coalesce::from_name(&choice(policy));
+    named.ok_or_else(|| argument(ruby, format!("coalesce: {policy:?} is none of :{}", Coalesce::names().join(", :"))))
+}
+
 fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     let stats = this.machine(ruby)?.stats();
     let hash = ruby.hash_new();
@@ -169,6 +203,8 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("cpu_accesses"), stats.cpu.accesses)?;
     hash.aset(ruby.to_symbol("cpu_cycles"), stats.cpu.cycles)?;
     hash.aset(ruby.to_symbol("cpu_stall_cycles"), stats.cpu.stalls)?;
+    hash.aset(ruby.to_symbol("interrupts"), stats.interrupts)?;
+    hash.aset(ruby.to_symbol("interrupt_cycles"), stats.interrupt_cycles)?;
     hash.aset(ruby.to_symbol("cpu_operations"), stats.operations)?;
     let masters = ruby.ary_new();
     for ((device, channel), stats) in stats.masters {
@@ -254,8 +290,9 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Sim", ruby.class_object())?;
     class.undef_default_alloc_func();
     let singleton = class.singleton_class()?;
-    singleton.define_private_method("native_new", function!(native_new, 5))?;
+    singleton.define_private_method("native_new", function!(native_new, 6))?;
     singleton.define_private_method("native_bus", function!(native_bus, 1))?;
+    singleton.define_private_method("native_interrupt_cost", function!(native_interrupt_cost, 1))?;
     singleton.define_private_method("native_detach", function!(|path: PathBuf| detach(&path), 1))?;
     class.define_method("clock", method!(clock, 0))?;
     class.define_method("iommu?", method!(|this: &Sim| this.machine.options().iommu, 0))?;
@@ -266,7 +303,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("stats", method!(stats, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
-    class.define_private_method("native_device", method!(native_device, 4))?;
+    class.define_private_method("native_device", method!(native_device, 5))?;
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;

@@ -262,6 +262,11 @@ impl Channel {
         self.is_refused() || self.requests.iter().any(|state| !state.request.interrupt)
     }
 
+    /// How many interrupts have come, if the engine knows.
+    pub(crate) fn interrupts(&self) -> Option<u64> {
+        self.queue.as_ref().and_then(|queue| queue.interrupts())
+    }
+
     /// Whether a write waits for blocks that others occupy, which may last until somebody looks at their channel.
     fn is_refused(&self) -> bool {
         self.merging.as_ref().is_some_and(|merging| merging.refused)

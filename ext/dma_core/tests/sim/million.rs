@@ -16,7 +16,7 @@ const LEN: u32 = 64;
 fn run(count: u64, options: MachineOptions, mode: Mode, step: impl Fn(&Machine)) -> MachineStats {
     let machine = Machine::new(MachineOptions { clock: Clock::Manual, ..options }).unwrap();
     let device = Device::new(&machine, DeviceOptions { memory: 4096, ..DeviceOptions::default() }).unwrap();
-    device.set_mode(0, mode);
+    device.set_mode(0, mode).unwrap();
     let slots = Region::allocate(Layout::new(SLOTS as usize * Descriptor::SIZE), Lock::Never).unwrap();
     let mapped = device.map_ring(Span::new(&slots, 0, slots.len()).unwrap()).unwrap();
     let mut ring = Ring::new(Memory::new(&slots, 0, SLOTS).unwrap()).unwrap();

@@ -9,8 +9,12 @@ use std::sync::Arc;
 
 use super::cpu::Mode;
 use super::faults::{Faults, Kind};
+use super::handler::Handlers;
 use super::port::{Port, Record};
 use super::registers::{control, Bank};
+use super::signal::Signal;
+use super::timers::Timers;
+use super::timing::Timing;
 use super::trace::{self, Event, Master, What};
 use super::work::{check, Phase, Work};
 use crate::transfer::{flags, Access, Descriptor, Status};
@@ -29,6 +33,9 @@ pub(super) struct Bus<'a> {
     pub waits: u64,
     pub faults: &'a mut Faults,
     pub trace: &'a mut Option<trace::Record>,
+    pub timing: &'a Timing,
+    pub timers: &'a mut Timers,
+    pub handlers: &'a mut Handlers,
 }
 
 /// See the [module](self).
@@ -38,6 +45,7 @@ pub(super) struct Controller {
     pub bank: Bank,
     /// How it shares the bus with the CPU.
     pub mode: Mode,
+    pub signal: Signal,
     work: Option<Work>,
     /// Descriptors of the ring that were fetched with the one in hand.
     ahead: VecDeque<Descriptor>,
@@ -55,6 +63,7 @@ impl Controller {
             port,
             bank: Bank::default(),
             mode: Mode::default(),
+            signal: Signal::default(),
             work: None,
             ahead: VecDeque::new(),
             failed: false,
@@ -289,14 +298,7 @@ impl Controller {
         }
     }
 
-    fn interrupt(&self, lost: bool, bus: &mut Bus<'_>) {
-        self.note(bus, if lost { What::LostInterrupt } else { What::Interrupt }, 0, 0);
-        if !lost {
-            self.port.raise();
-        }
-    }
-
-    fn note(&self, bus: &mut Bus<'_>, what: What, address: u64, len: u64) {
+    pub(super) fn note(&self, bus: &mut Bus<'_>, what: What, address: u64, len: u64) {
         if let Some(trace) = bus.trace {
             let (device, channel) = self.master();
             let Bus { now: cycle, asked, begin, waits, .. } = *bus;
@@ -339,5 +341,6 @@ impl Controller {
         self.bank = Bank::default();
         self.port.doorbell.ring(0);
         self.port.forget_records();
+        self.signal.forget();
     }
 }

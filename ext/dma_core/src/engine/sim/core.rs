@@ -4,9 +4,11 @@ use super::arbiter::{Arbiter, MasterStats};
 use super::controller::Bus;
 use super::cpu::{Block, Cpu, Mode};
 use super::faults::Faults;
+use super::handler::Handlers;
 use super::machine::MachineOptions;
 use super::memory::Memory;
 use super::requester::Requester;
+use super::timers::Timers;
 use super::trace::{Record, Run};
 use super::worker::Step;
 
@@ -30,6 +32,8 @@ pub(super) struct Core {
     /// Words that the CPU moved by itself, and what it did for devices that are gone.
     pub operations: u64,
     pub faults: Faults,
+    pub timers: Timers,
+    pub handlers: Handlers,
     pub trace: Option<Record>,
     pub devices: u32,
     pub stopped: bool,
@@ -88,7 +92,7 @@ impl Core {
 
     /// Takes a device's channels away, and the link that it had.
     pub(super) fn remove(&mut self, device: u32) {
-        let Core { seats, buses, options, operations, .. } = self;
+        let Core { seats, buses, options, operations, handlers, .. } = self;
         let kept = |seat: &Seat| seat.controller.master().0 != device;
         for bus in buses.iter_mut() {
             // Whose transaction is on the bus goes on, wherever it is in the list then.
@@ -101,6 +105,7 @@ impl Core {
         let link = seats.iter().find(|seat| !kept(seat)).map(|seat| seat.bus).filter(|_| options.timing.links);
         *operations += seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.operations()).sum::<u64>();
         seats.retain(kept);
+        handlers.forget(device);
         if let Some(link) = link {
             buses.remove(link);
             seats.iter_mut().filter(|seat| seat.bus > link).for_each(|seat| seat.bus -= 1);
@@ -114,9 +119,9 @@ impl Core {
         channel: Option<u16>,
         mut work: impl FnMut(&mut Requester, &mut Bus<'_>),
     ) {
-        let Core { now, seats, buses, faults, trace, .. } = self;
-        let now = *now;
-        let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace };
+        let Core { now, seats, buses, faults, trace, timers, handlers, options, .. } = self;
+        let (now, timing) = (*now, &options.timing);
+        let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers };
         for (index, seat) in seats.iter_mut().enumerate() {
             if seat.controller.is_of(device, channel) {
                 let before = seat.controller.next_len(u64::MAX);
@@ -148,17 +153,54 @@ impl Core {
 
     /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
     pub(super) fn transact(&mut self, until: Option<u64>) -> bool {
-        let Some((bus, current)) = self.next(until.is_some()) else {
-            self.now = until.unwrap_or(self.now).max(self.now);
-            return false;
-        };
-        if until.is_some_and(|until| current.end > until) {
+        let (next, alarm) = (self.next(until.is_some()), self.alarm());
+        // What ends in the cycle of an alarm is there for it.
+        let next = next.filter(|(_, current)| alarm.is_none_or(|alarm| current.end <= alarm));
+        let end = next.map(|(_, current)| current.end).or(alarm);
+        if end.is_none_or(|end| until.is_some_and(|until| end > until)) {
             self.now = until.unwrap_or(self.now).max(self.now);
             return false;
         }
-        self.buses[bus].current = None;
-        self.end(current);
+        match (next, alarm) {
+            (Some((bus, current)), _) => {
+                self.buses[bus].current = None;
+                self.end(current);
+            }
+            (None, Some(alarm)) => self.ring(alarm),
+            (None, None) => {}
+        }
         true
+    }
+
+    /// When the transaction ends that ends first.
+    pub(super) fn next_end(&mut self) -> Option<u64> {
+        self.next(false).map(|(_, current)| current.end)
+    }
+
+    /// When something is due that is no transaction.
+    fn alarm(&mut self) -> Option<u64> {
+        let Core { timers, seats, handlers, .. } = self;
+        let waits = |cycle, master| {
+            seats.iter().any(|seat| seat.controller.master() == master && seat.controller.due() == Some(cycle))
+        };
+        let timer = timers.first(waits).map(|(cycle, _)| cycle);
+        timer.into_iter().chain(handlers.due()).min()
+    }
+
+    /// Lets happen what is due at `alarm` and no transaction: a handler, or what a timer was for.
+    fn ring(&mut self, alarm: u64) {
+        self.now = self.now.max(alarm);
+        let Core { now, seats, faults, trace, timers, handlers, options, .. } = self;
+        let (now, timing) = (*now, &options.timing);
+        let handled = handlers.serve(now);
+        let master = handled.map(|handled| handled.master).or_else(|| timers.pop());
+        let Some((device, channel)) = master else { return };
+        let Some(seat) = seats.iter_mut().find(|seat| seat.controller.is_of(device, Some(channel))) else { return };
+        let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers };
+        match handled {
+            Some(handled) => seat.controller.handled(handled, &mut bus),
+            None => seat.controller.tell(&mut bus),
+        }
     }
 
     /// The transaction that ends first, of those that are on the buses now. Somebody may look at what happens within it if `watched`.
@@ -180,7 +222,9 @@ impl Core {
     /// Who has a bus next, and until when.
     fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
         let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
-        let alone = if watched || trace.is_some() { *burst } else { *whole };
+        // Where memory is slow, what takes turns at it, or is rounded to cycles, depends on the cuts.
+        let counts = options.timing.links || options.memory_bandwidth.is_some();
+        let alone = if watched || trace.is_some() || counts { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
         let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&Block::new(1, options, memory, 0)));
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
@@ -262,7 +306,9 @@ impl Core {
         if !self.options.timing.links {
             self.cpu = current.cpu;
         }
-        let (faults, trace) = (&mut self.faults, &mut self.trace);
-        seat.controller.transact(&mut Bus { now: end, len, asked, begin, waits, faults, trace });
+        let Core { faults, trace, timers, handlers, options, .. } = self;
+        let timing = &options.timing;
+        let mut bus = Bus { now: end, len, asked, begin, waits, faults, trace, timing, timers, handlers };
+        seat.controller.transact(&mut bus);
     }
 }

@@ -7,9 +7,11 @@ use std::sync::{Arc, Weak};
 use super::controller::{Bus, Controller};
 use super::cpu::Mode;
 use super::driver::Driver;
+use super::handler::InterruptCost;
 use super::interrupt::Interrupt;
 use super::isa::{Isa, IsaQueue, Ports};
 use super::machine::{Clock, Machine};
+use super::moderation::Coalesce;
 use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
@@ -133,7 +135,9 @@ impl Device {
         for index in 0..options.channels {
             let interrupt =
                 Interrupt::new().map_err(|errno| Error::os(errno, "cannot make an interrupt of the device"))?;
-            ports.push(Arc::new(Port::new(Arc::clone(&common), index, interrupt)));
+            let port = Port::new(Arc::clone(&common), index, interrupt);
+            port.late.store(machine.options().interrupt_cost != InterruptCost::default(), Relaxed);
+            ports.push(Arc::new(port));
         }
         let stats: Arc<Stats> = Arc::default();
         if options.isa {
@@ -175,7 +179,7 @@ impl Device {
         self.common.link.store(true, Relaxed);
         match self.is_isa() {
             true => self.with_isa(Isa::reset),
-            false => self.machine.with_controllers(self.number(), None, Controller::abort_current),
+            false => self.with_controllers(Controller::abort_current),
         }
         self.machine.wake();
     }
@@ -192,6 +196,26 @@ impl Device {
         Ok(())
     }
 
+    /// When a channel interrupts, from now on.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for what cannot be, [`Error::Unsupported`] for an 8237.
+    pub fn coalesce(&self, channel: u16, coalesce: Coalesce) -> Result<()> {
+        coalesce.check()?;
+        match self.is_isa() {
+            true if coalesce == Coalesce::NONE => return Ok(()),
+            true => {
+                let reason =
+                    "a card interrupts when its channel has moved what it was programmed for; coalesce: is for others";
+                return Err(Error::Unsupported(reason.into()));
+            }
+            false => {}
+        }
+        self.with_controller(channel, |controller, bus| controller.coalesce(coalesce, bus));
+        self.machine.wake();
+        Ok(())
+    }
+
     /// Faults of the IOMMU: how many, and the last ones.
     pub fn iommu_faults(&self) -> (u64, Vec<Status>) {
         let last = lock(&self.common.faults).iter().copied().collect();
@@ -203,7 +227,7 @@ impl Device {
         self.common.addresses.mappings()
     }
 
-    /// Descriptors fetched, bytes moved and interrupts raised by a channel.
+    /// Descriptors fetched, bytes moved and interrupts sent by a channel.
     pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
         let port = &self.ports[usize::from(channel)];
         (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
@@ -224,6 +248,10 @@ impl Device {
 
     pub(super) fn mapped(&self, id: u64, segments: Vec<(u64, u64)>) -> Arc<dyn Mapping> {
         Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() })
+    }
+
+    pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
+        self.machine.with_controllers(self.number(), None, work);
     }
 
     pub(super) fn with_controller<T>(&self, channel: u16, work: impl FnOnce(&mut Controller, &mut Bus<'_>) -> T) -> T {

@@ -12,10 +12,12 @@ use super::controller::{Bus, Controller};
 use super::core::Core;
 use super::cpu::{Cpu, CpuStats};
 use super::faults::{Fault, Faults};
+use super::handler::{Handlers, InterruptCost};
 use super::isa::Isa;
 use super::memory::Memory;
 use super::requester::Requester;
 use super::space::Space;
+use super::timers::Timers;
 use super::timing::Timing;
 use super::trace::{Master, Record};
 use super::worker::Worker;
@@ -55,6 +57,8 @@ pub struct MachineOptions {
     /// Bytes that memory serves in a second, all together; none: more than anybody asks for, or what is usual where devices have
     /// links of their own.
     pub memory_bandwidth: Option<u64>,
+    /// What interrupts take of the CPU's time.
+    pub interrupt_cost: InterruptCost,
 }
 
 impl Default for MachineOptions {
@@ -67,6 +71,7 @@ impl Default for MachineOptions {
             cpu_load: 0.0,
             arbitration: Arbitration::Rotating,
             memory_bandwidth: None,
+            interrupt_cost: InterruptCost::default(),
         }
     }
 }
@@ -74,6 +79,7 @@ impl Default for MachineOptions {
 impl MachineOptions {
     fn check(&self) -> Result<()> {
         self.timing.check()?;
+        self.interrupt_cost.check()?;
         let refuse = |what: String| Err(Error::Argument(what));
         if !(0.0..=1.0).contains(&self.cpu_load) {
             return refuse(format!("cpu_load: {} is not in 0..1", self.cpu_load));
@@ -103,6 +109,10 @@ pub struct MachineStats {
     pub operations: u64,
     /// What each channel got, in the order of devices and channels.
     pub masters: Vec<(Master, MasterStats)>,
+    /// Interrupts that the CPU has handled, and cycles that it spent on them, to the end of the last.
+    pub interrupts: u64,
+    /// See [`MachineStats::interrupts`].
+    pub interrupt_cycles: u64,
 }
 
 /// A machine. It ends with the last of its devices and handles.
@@ -136,6 +146,8 @@ impl Machine {
             dma_cycles: 0,
             operations: 0,
             faults: Faults::new(options.seed),
+            timers: Timers::default(),
+            handlers: Handlers::new(options.interrupt_cost, options.timing),
             trace: None,
             devices: 0,
             stopped: false,
@@ -269,7 +281,8 @@ impl Machine {
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
             let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
             let masters = core.seats.iter().map(|seat| (seat.controller.master(), seat.stats)).collect();
-            MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters }
+            let (interrupts, interrupt_cycles) = core.handlers.stats();
+            MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters, interrupts, interrupt_cycles }
         })
     }
 

@@ -69,10 +69,13 @@ impl Core {
             return;
         }
         for left in (1..=count).rev() {
-            if !self.transact(None) {
-                self.now = self.now.saturating_add(left.saturating_mul(cycles));
+            let Some(end) = self.next_end() else {
+                let until = self.now.saturating_add(left.saturating_mul(cycles));
+                while self.transact(Some(until)) {}
                 return;
-            }
+            };
+            // Timers before it take nothing of the bus.
+            while self.now < end && self.transact(Some(end)) {}
             self.now = self.now.saturating_add(cycles);
         }
     }

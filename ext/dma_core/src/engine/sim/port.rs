@@ -1,7 +1,10 @@
 //! Where software and a channel of a simulated device meet: doorbell, interrupt, fault records, counters.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Relaxed, Release},
+};
 use std::sync::Arc;
 
 use super::access::Addresses;
@@ -70,7 +73,11 @@ pub(super) struct Port {
     records: Mutex<VecDeque<Record>>,
     pub descriptors: AtomicU64,
     pub bytes: AtomicU64,
+    /// Messages that were sent, and those that a handler has looked after.
     pub interrupts: AtomicU64,
+    pub delivered: AtomicU64,
+    /// Completions are told of later than they can be seen.
+    pub late: AtomicBool,
 }
 
 impl Port {
@@ -86,18 +93,21 @@ impl Port {
             descriptors: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             interrupts: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            late: AtomicBool::new(false),
         }
     }
 
     /// Loads and stores of the CPU for the channel so far.
     pub(super) fn operations(&self) -> u64 {
-        let (descriptors, interrupts) = (self.descriptors.load(Relaxed), self.interrupts.load(Relaxed));
+        let (descriptors, interrupts) = (self.descriptors.load(Relaxed), self.delivered.load(Relaxed));
         descriptors * DESCRIPTOR + self.rings.load(Relaxed) + interrupts * INTERRUPT
     }
 
-    /// Raises the channel's interrupt.
+    /// The CPU handles the channel's interrupt.
     pub(super) fn raise(&self) {
-        self.interrupts.fetch_add(1, Relaxed);
+        // Who sees the number sees the statuses too.
+        self.delivered.fetch_add(1, Release);
         self.interrupt.raise();
     }
 

@@ -2,6 +2,7 @@
 
 use super::controller::{Bus, Controller};
 use super::cpu::Mode;
+use super::handler::Handled;
 use super::isa::Isa;
 use super::timing::Timing;
 use super::trace::Master;
@@ -79,6 +80,29 @@ impl Requester {
         match self {
             Requester::Ring(controller) => controller.port.operations(),
             Requester::Isa(isa) => isa.operations(),
+        }
+    }
+
+    /// When it has to be called by, because of what it holds back.
+    pub(super) fn due(&self) -> Option<u64> {
+        match self {
+            Requester::Ring(controller) => controller.due(),
+            Requester::Isa(_) => None,
+        }
+    }
+
+    /// It is called at that time.
+    pub(super) fn tell(&mut self, bus: &mut Bus<'_>) {
+        if let Requester::Ring(controller) = self {
+            controller.tell(bus);
+        }
+    }
+
+    /// The CPU looks for what it completed.
+    pub(super) fn handled(&mut self, handled: Handled, bus: &mut Bus<'_>) {
+        match self {
+            Requester::Ring(controller) => controller.handled(handled, bus),
+            Requester::Isa(isa) => isa.handled(handled, bus),
         }
     }
 

@@ -23,6 +23,8 @@ pub enum What {
     Status(Status),
     /// An interrupt was raised.
     Interrupt,
+    /// The CPU was in the handler of an interrupt.
+    Handler,
     /// An interrupt was due and got lost.
     LostInterrupt,
     /// The channel does nothing any more.
@@ -121,6 +123,7 @@ impl What {
             What::TerminalCount => "terminal_count",
             What::Status(_) => "status",
             What::Interrupt => "interrupt",
+            What::Handler => "handler",
             What::LostInterrupt => "lost_interrupt",
             What::Hang => "hang",
         }
@@ -132,7 +135,7 @@ impl fmt::Display for Event {
         let Event { cycle, device, channel, what, address, len, .. } = self;
         write!(f, "{cycle} {device}.{channel} {}", what.name())?;
         match what {
-            What::Interrupt | What::LostInterrupt | What::Hang | What::TerminalCount => Ok(()),
+            What::Interrupt | What::Handler | What::LostInterrupt | What::Hang | What::TerminalCount => Ok(()),
             What::Status(Status::IommuFault { address: at, access }) => {
                 write!(f, " {address:#x} iommu_fault {} {at:#x}", Access::name(*access))
             }

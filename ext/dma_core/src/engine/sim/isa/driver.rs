@@ -6,6 +6,7 @@
 //! page of it for each channel.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::chip::mode;
 use crate::engine::sim::controller::Bus;
 use crate::engine::sim::cpu::Mode;
 use crate::engine::sim::faults::Kind;
+use crate::engine::sim::handler::Handled;
 use crate::engine::sim::port::{Common, Port, INTERRUPT};
 use crate::engine::sim::timing::Timing;
 use crate::engine::sim::trace::{Master, What};
@@ -111,6 +113,8 @@ pub(in crate::engine::sim) struct Isa {
     board: Board,
     lines: [Option<Line>; CHANNELS],
     modes: [Mode; CHANNELS],
+    /// Cards that the CPU has yet to look at.
+    raised: [bool; CHANNELS],
     stats: Arc<Stats>,
 }
 
@@ -118,7 +122,7 @@ pub(in crate::engine::sim) struct Isa {
 impl Isa {
     pub(in crate::engine::sim) fn new(common: Arc<Common>, ports: Vec<Arc<Port>>, stats: Arc<Stats>) -> Isa {
         let board = Board::new(common, ports);
-        Isa { board, lines: Default::default(), modes: Default::default(), stats }
+        Isa { board, lines: Default::default(), modes: Default::default(), raised: [false; CHANNELS], stats }
     }
 
     /// The numbers of its device, and of the channel that comes next.
@@ -155,7 +159,21 @@ impl Isa {
 
     /// Moves the next run of transfers.
     pub(in crate::engine::sim) fn transact(&mut self, bus: &mut Bus<'_>) {
-        if let Some(channel) = self.board.transact(bus) {
+        let Some(channel) = self.board.transact(bus) else { return };
+        let master = (self.board.common.number, channel as u16);
+        // One that gets lost is none of the CPU's.
+        if self.board.cards[channel].is_mute || bus.handlers.ask(master, 1, bus.now) {
+            self.interrupt(channel, bus);
+        } else {
+            self.raised[channel] = true;
+        }
+    }
+
+    /// The CPU looks at a card, unless it was stopped meanwhile.
+    pub(in crate::engine::sim) fn handled(&mut self, handled: Handled, bus: &mut Bus<'_>) {
+        bus.note_handler(handled);
+        let channel = usize::from(handled.master.1);
+        if mem::take(&mut self.raised[channel]) {
             self.interrupt(channel, bus);
         }
     }
@@ -377,6 +395,7 @@ impl Isa {
         let ports = Ports::of(channel as u16);
         self.board.write(ports.mask.into(), 1, (ports.number | 4).into());
         self.board.cards[channel].stop();
+        self.raised[channel] = false;
         self.board.refresh(channel);
     }
 }

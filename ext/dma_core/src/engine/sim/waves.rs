@@ -107,7 +107,8 @@ impl Waves {
     pub fn new(record: &Record, timing: &Timing, cycles: Span) -> Result<Waves> {
         // What is on the bus at either end is drawn as a whole, and then cut; and what is next, for it is granted the bus before.
         let until = cycles.end.saturating_add(2);
-        let events = || record.events.iter().filter(|event| event.begin < until && event.cycle > cycles.start);
+        let events =
+            || record.events.iter().filter(|event| event.moves() && event.begin < until && event.cycle > cycles.start);
         let first = events().map(|event| event.begin).chain([cycles.start]).min().unwrap_or(0);
         let last = events().map(|event| event.cycle).chain([until]).max().unwrap_or(0);
         let whole = first..last;
@@ -118,6 +119,7 @@ impl Waves {
         if timing.has_address_phases() {
             list.extend(pci::waves(&turns, &waiting, timing, &whole));
         }
+        list.extend(handlers(&record.events, &whole));
         list.extend(channels(&record.events, &turns, &waiting, &whole));
         // Lines of the bus come first, those of a device together; otherwise they stay in their order.
         list.sort_by_key(|wave| wave.scope.strip_prefix("dev").and_then(|number| number.parse::<u32>().ok()));
@@ -225,7 +227,8 @@ impl Event {
 
     /// Whether it is a transaction on the bus.
     fn moves(&self) -> bool {
-        !matches!(self.what, What::Interrupt | What::LostInterrupt | What::TerminalCount | What::Hang)
+        use What::{Handler, Hang, Interrupt, LostInterrupt, TerminalCount};
+        !matches!(self.what, Interrupt | Handler | LostInterrupt | TerminalCount | Hang)
     }
 
     /// Whether its channel asked for the bus before a cycle, and did not have it by then.
@@ -250,6 +253,14 @@ fn owners(turns: &[Turn<'_>], timing: &Timing, cycles: &Span) -> Vec<Wave> {
     }
     let name = if timing.links { "link" } else { "owner" };
     buses.into_iter().map(|(scope, spans)| Wave::text(&scope, name, spans, cycles)).collect()
+}
+
+/// Whose interrupt the CPU handles, if that takes its time.
+fn handlers(events: &[Event], cycles: &Span) -> Option<Wave> {
+    let handlers = events.iter().filter(|event| event.what == What::Handler);
+    let spans: Vec<_> =
+        handlers.map(|event| (event.begin..event.cycle, format!("dev{}.ch{}", event.device, event.channel))).collect();
+    (!spans.is_empty()).then(|| Wave::text("cpu", "handler", spans, cycles))
 }
 
 /// What each channel does, and its interrupts.

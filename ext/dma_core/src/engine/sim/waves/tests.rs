@@ -13,8 +13,11 @@ fn event(device: u32, what: What, (begin, cycle): (u64, u64), (address, len): (u
 
 /// Who had the bus for each event.
 fn record(events: Vec<Event>) -> Record {
-    let runs =
-        events.iter().map(|event| Run::once(Some((event.device, event.channel)), event.begin, event.cycle)).collect();
+    let runs = events
+        .iter()
+        .filter(|event| event.moves())
+        .map(|event| Run::once(Some((event.device, event.channel)), event.begin, event.cycle))
+        .collect();
     Record { events, runs }
 }
 
@@ -180,6 +183,14 @@ fn interrupts_are_marks_and_a_channel_that_hangs_does_so_until_it_does_something
     assert_eq!(*wave(&waves, "dev0", "ch0_irq_lost"), Changes::Mark(vec![8]));
     let names: Vec<&str> = waves.list.iter().map(|wave| wave.name.as_str()).collect();
     assert_eq!(names, ["owner", "ch0", "ch0_irq", "ch0_irq_lost", "ch0_tc"]);
+}
+
+#[test]
+fn the_cpu_shows_whose_interrupt_it_handles() {
+    let handler = event(0, What::Handler, (4, 7), (0, 0));
+    let waves = draw(&record(vec![event(0, What::Fetch, (0, 2), (0, 16)), handler]), &Timing::IDEAL);
+    assert_eq!(texts(&waves, "cpu", "handler"), ". . . . dev0.ch0 | |");
+    assert_eq!(texts(&waves, "bus", "owner"), "dev0.ch0 | . . . . .");
 }
 
 #[test]
