@@ -174,7 +174,7 @@ impl Core {
 
     /// When the transaction ends that ends first.
     pub(super) fn next_end(&mut self) -> Option<u64> {
-        self.next(false).map(|(_, current)| current.end)
+        self.next(true).map(|(_, current)| current.end)
     }
 
     /// When something is due that is no transaction.
