@@ -218,7 +218,9 @@ impl Core {
     /// Who has a bus next, and until when.
     fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
         let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
-        let alone = if watched || trace.is_some() { *burst } else { *whole };
+        // Where memory is slow, what takes turns at it, or is rounded to cycles, depends on the cuts.
+        let counts = options.timing.links || options.memory_bandwidth.is_some();
+        let alone = if watched || trace.is_some() || counts { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
         let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&options.timing, memory));
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {

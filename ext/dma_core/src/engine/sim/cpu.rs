@@ -8,7 +8,7 @@ use super::timing::Timing;
 use super::trace::{Master, Run};
 
 /// Bytes of an access: a line of the cache.
-const LINE: u64 = 64;
+pub(super) const LINE: u64 = 64;
 /// The most cycles that it computes after an access.
 const GAP: u64 = 1 << 40;
 
