@@ -123,6 +123,13 @@ RSpec.describe "The examples" do
     expect(example("descriptor_ring.rb")).to eq(output)
   end
 
+  it "write the signals that the documentation shows" do
+    Dir.mkdir(File.join(scratch, "traces"))
+    expect(example("trace.rb", File.join(scratch, "traces"))).to include("pci: 8 events, cycles 0 to 48\n")
+    shown = Dir.glob(File.join(root, "docs/traces/*")).to_h { |path| [File.basename(path), File.read(path)] }
+    expect(Dir.glob(File.join(scratch, "traces/*")).to_h { |path| [File.basename(path), File.read(path)] }).to eq shown
+  end
+
   it "go on after every fault" do
     expect(example("faults.rb")).to eq(<<~TEXT)
       hang: DMA::TimeoutError

@@ -125,7 +125,8 @@ RSpec.describe "sig/dma.rbs" do
       [registers.write8(0x100, 1), registers.write16(0x100, 1), registers.write32(0x100, 1), registers.write64(0x100, 1)]
       registers.poll(0, mask: 1, value: 1, interval: 0, timeout: 1)
       trace = machine.trace { device.write_dma("x").wait }
-      [trace.size, trace.to_s, trace.inspect, trace.each { nil }, trace.each.to_a, trace.first.what]
+      [trace.size, trace.to_s, trace.inspect, trace.each { nil }, trace.each.to_a, trace.first.what,
+       trace.tenures, trace.first.asked, trace.to_vcd(from: 0), trace.to_svg(from: nil)]
       [machine.inject(:bus_error, probability: 0.5, channel: 0), machine.clear_faults, machine.run_until_idle]
       machine.inject(:iommu_fault)
       begin

@@ -253,6 +253,35 @@ RSpec.describe DMA::Sim, "controller: :isa" do
       expect(dev.reset.write_dma("y").wait.status).to eq :complete
     end
 
+    it "goes on when the CPU has time for the interrupt of each piece" do
+      bytes = sample(150_000, 5)
+      cycles, slow = [{}, { entry: 1_000_000, exit: 500_000, deferred: 0 }].map do |cost|
+        sim = described_class.new(clock: :manual, bus: :isa, seed: 3, interrupt_cost: cost)
+        device = sim.device(controller: :isa)
+        device.write_dma(bytes).wait
+        expect(device.pio_read(150_000, width: 8)).to eq bytes
+        expect(sim.stats[:interrupts]).to eq 3
+        sim.cycles - (sim.bus[:beat] * 75_000) # programmed I/O comes on top
+      end
+      # Three pieces, each of which waits a millisecond, 8,000 cycles; and the CPU leaves the handler before the next.
+      expect(slow - cycles).to be_between(3 * 8000, 3 * 12_000)
+    end
+
+    it "interrupts for each piece, and coalesces none" do
+      expect { sim.device(controller: :isa, coalesce: :adaptive) }.to raise_error(DMA::UnsupportedError, /coalesce/)
+    end
+
+    it "aborts what waits for its interrupt, and goes on with the next" do
+      sim = described_class.new(clock: :manual, bus: :isa, interrupt_cost: { entry: 1_000_000_000 })
+      device = sim.device(controller: :isa)
+      first = device.write_dma("a" * 1000)
+      sim.step(100_000)
+      first.cancel
+      device.write_dma("b" * 500, at: 100).wait
+      expect(first.status).to eq :aborted
+      expect(device.pio_read(500, at: 100)).to eq "b" * 500
+    end
+
     it "is written down in a trace, with terminal counts" do
       events = sim.trace { dev.write_dma("x" * 300, channel: 3).wait }
       expect(events.map { |event| [event.channel, event.what, event.length] })

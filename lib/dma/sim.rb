@@ -282,9 +282,9 @@ module DMA
       begin
         yield
       ensure
-        events = native_take_trace
+        trace = native_take_trace
       end
-      Trace.new(events)
+      trace
     end
 
     # @return [String] clock, IOMMU and seed

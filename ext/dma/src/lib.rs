@@ -23,6 +23,7 @@ mod registers;
 mod ring;
 mod sim;
 mod stream;
+mod trace;
 mod transfer;
 mod value_type;
 mod vectored;
@@ -59,6 +60,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
     registers::init(ruby, dma)?;
     ring::init(ruby, dma)?;
     sim::init(ruby, dma)?;
+    trace::init(ruby, dma)?;
     // magnus looks a class up when it first wraps a value of it, and ends the process where the thread has been interrupted by then.
     let classes = [
         buffer::Buffer::class,
@@ -71,6 +73,7 @@ fn init(ruby: &Ruby) -> Result<(), Error> {
         ring::Ring::class,
         sim::Sim::class,
         stream::Stream::class,
+        trace::Trace::class,
         transfer::Transfer::class,
     ];
     for class in classes {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
     Arbitration, Clock, Coalesce, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine,
-    MachineOptions, Mode, Timing, Trigger, What,
+    MachineOptions, Mode, Timing, Trigger,
 };
-use dma_core::transfer::Status;
 use magnus::{
     function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, Symbol, TypedData, Value,
 };
@@ -17,6 +16,7 @@ use crate::buffer::{choice, with_memory};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
 use crate::gvl;
+use crate::trace::Trace;
 
 #[derive(TypedData)]
 #[magnus(class = "DMA::Sim", free_immediately)]
@@ -276,28 +276,9 @@ fn native_start_trace(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
     this.machine(ruby)?.start_trace().or_raise(ruby)
 }
 
-fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
-    let array = ruby.ary_new();
-    for event in this.machine(ruby)?.take_trace().events {
-        let row = ruby.ary_new_capa(8);
-        row.push(event.cycle)?;
-        row.push(event.device)?;
-        row.push(event.channel)?;
-        row.push(ruby.to_symbol(event.what.name()))?;
-        row.push(event.address)?;
-        row.push(event.len)?;
-        row.push(status_of(ruby, event.what))?;
-        row.push(event.to_string())?;
-        array.push(row)?;
-    }
-    Ok(array)
-}
-
-fn status_of(ruby: &Ruby, what: What) -> Option<Symbol> {
-    match what {
-        What::Status(status) => Some(ruby.to_symbol(Status::name(status))),
-        _ => None,
-    }
+fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<Trace, Error> {
+    let machine = this.machine(ruby)?;
+    Ok(Trace::new(machine.take_trace(), machine.options().timing))
 }
 
 fn clock(ruby: &Ruby, this: &Sim) -> Symbol {

@@ -29,6 +29,7 @@ mod timers;
 mod timing;
 mod trace;
 mod vector;
+mod waves;
 mod work;
 mod worker;
 
@@ -43,6 +44,7 @@ pub use moderation::Coalesce;
 pub use registers::channel_offset;
 pub use timing::Timing;
 pub use trace::{Event, Master, Record, Tenure, What};
+pub use waves::{Changes, Wave, Waves};
 
 #[cfg(test)]
 mod tests;

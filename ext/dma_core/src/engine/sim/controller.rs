@@ -173,7 +173,7 @@ impl Controller {
     /// Moves one burst.
     fn advance(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
         let Descriptor { source, destination, .. } = work.descriptor;
-        let mut len = bus.len;
+        let mut len = work.next_burst(bus.len);
         if work.fault.is_none() {
             let ranges = [(source + work.done, len), (destination + work.done, len)];
             if let Some((kind, at)) = bus.faults.at_addresses(self.port.common.number, self.port.index, &ranges) {

@@ -1,6 +1,8 @@
 //! What happens next: the machine's time goes from the end of one transaction to the end of the next.
 
-use super::arbiter::{Arbiter, MasterStats};
+use std::borrow::Cow;
+
+use super::arbiter::{Arbiter, Grant, MasterStats};
 use super::controller::Bus;
 use super::cpu::{Block, Cpu, Mode};
 use super::faults::Faults;
@@ -9,6 +11,7 @@ use super::machine::MachineOptions;
 use super::memory::Memory;
 use super::requester::Requester;
 use super::timers::Timers;
+use super::timing::Timing;
 use super::trace::{Master, Record, Run};
 use super::worker::Step;
 
@@ -76,8 +79,6 @@ pub(super) struct Current {
     waits: u64,
     mode: Mode,
     block: Block,
-    /// How the CPU has fared by the end, on a bus that it shares.
-    cpu: Option<Cpu>,
 }
 
 impl Core {
@@ -167,17 +168,14 @@ impl Core {
     pub(super) fn transact(&mut self, until: Option<u64>) -> bool {
         let (next, alarm) = (self.next(until.is_some()), self.alarm());
         // What ends in the cycle of an alarm is there for it.
-        let next = next.filter(|(_, current)| alarm.is_none_or(|alarm| current.end <= alarm));
-        let end = next.map(|(_, current)| current.end).or(alarm);
+        let next = next.filter(|(end, _)| alarm.is_none_or(|alarm| *end <= alarm));
+        let end = next.map(|(end, _)| end).or(alarm);
         if end.is_none_or(|end| until.is_some_and(|until| end > until)) {
             self.now = until.unwrap_or(self.now).max(self.now);
             return false;
         }
-        match (next, alarm) {
-            (Some((bus, current)), _) => {
-                self.buses[bus].current = None;
-                self.end(current);
-            }
+        match (next.and_then(|(_, bus)| self.buses[bus].current.take()), alarm) {
+            (Some(current), _) => self.end(current),
             (None, Some(alarm)) => self.ring(alarm),
             (None, None) => {}
         }
@@ -186,7 +184,7 @@ impl Core {
 
     /// When the transaction ends that ends first.
     pub(super) fn next_end(&mut self) -> Option<u64> {
-        self.next(false).map(|(_, current)| current.end)
+        self.next(true).map(|(end, _)| end)
     }
 
     /// When something is due that is no transaction.
@@ -215,18 +213,16 @@ impl Core {
         }
     }
 
-    /// The transaction that ends first, of those that are on the buses now. Somebody may look at what happens within it if `watched`.
-    fn next(&mut self, watched: bool) -> Option<(usize, Current)> {
-        let mut first: Option<(usize, Current)> = None;
+    /// When the transaction ends that ends first, of those that are on the buses now, and on which it is. Somebody may look at what
+    /// happens within it if `watched`.
+    fn next(&mut self, watched: bool) -> Option<(u64, usize)> {
+        let mut first = None;
         for bus in 0..self.buses.len() {
             if self.buses[bus].current.is_none() {
                 self.buses[bus].current = self.arbitrate(bus, watched);
             }
-            if let Some(current) =
-                self.buses[bus].current.filter(|current| first.is_none_or(|(_, first)| current.end < first.end))
-            {
-                first = Some((bus, current));
-            }
+            let ends = self.buses[bus].current.as_ref().map(|current| (current.end, bus));
+            first = first.into_iter().chain(ends).min();
         }
         first
     }
@@ -234,42 +230,42 @@ impl Core {
     /// Who has a bus next, and until when.
     fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
         let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
-        // On a link it is memory that others want meanwhile.
-        let shared = options.timing.links && (cpu.is_some() || buses.len() > 1);
-        let alone = if watched || shared || trace.is_some() { *burst } else { *whole };
+        // Where memory is slow, what takes turns at it, or is rounded to cycles, depends on the cuts.
+        let counts = options.timing.links || options.memory_bandwidth.is_some();
+        let alone = if watched || trace.is_some() || counts { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
-        let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&Block::new(1, options, memory, 0)));
+        let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&options.timing, memory));
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
-            let asks = seat.bus == bus && !(full && seat.controller.mode() == Mode::Transparent) && seat.asks(*now);
+            let asks = seat.bus == bus && seat.asks(*now) && !(full && seat.controller.mode() == Mode::Transparent);
             asks.then_some(index)
         });
-        let grant = buses[bus].choose(options.arbitration, *now, asking, &options.timing, (alone, *burst))?;
-        let seat = &self.seats[grant.index];
-        let controller = &seat.controller;
-        let len = controller.next_len(grant.most)?;
-        let address = if self.options.timing.dual > 0 { controller.next_address() } else { 0 };
-        let own = controller.timing(&self.options.timing).map(|timing| MachineOptions { timing, ..self.options });
-        let options = own.as_ref().unwrap_or(&self.options);
-        let mut block = Block::new(len, options, &self.memory, address);
-        block.goes_on = !options.timing.links && controller.mode() == Mode::Burst && controller.goes_on();
-        let alone = options.timing.at(address).cycles(len);
-        let mut current = Current {
-            index: grant.index,
-            len,
-            asked: seat.asked.unwrap_or(self.now),
-            begin: self.now,
-            end: self.now.saturating_add(alone),
-            waits: block.cycles.saturating_sub(alone),
-            mode: controller.mode(),
-            block,
-            cpu: self.cpu,
-        };
+        let Grant { index, most } =
+            buses[bus].choose(options.arbitration, *now, asking, &options.timing, (alone, *burst))?;
+        let Seat { controller, asked, .. } = &self.seats[index];
+        let (len, mode) = (controller.next_len(most)?, controller.mode());
+        let timing = self.timing(controller);
+        let mut block = Block::new(len, mode, &timing, &self.memory);
+        block.goes_on = !timing.links && mode == Mode::Burst && controller.goes_on();
+        let (begin, alone) = (self.now, timing.cycles(len));
+        let (asked, end) = (asked.unwrap_or(begin), begin.saturating_add(alone));
+        let waits = block.cycles.saturating_sub(alone);
+        let mut current = Current { index, len, asked, begin, end, waits, mode, block };
         if self.options.timing.links {
             self.serve(&mut current);
         } else {
             self.share(&mut current);
         }
         Some(current)
+    }
+
+    /// What the next transaction of a master costs.
+    fn timing(&self, requester: &Requester) -> Cow<'_, Timing> {
+        let bus = &self.options.timing;
+        match requester.timing(bus) {
+            Some(own) => Cow::Owned(own),
+            None if bus.dual > 0 => Cow::Owned(bus.at(requester.next_address())),
+            None => Cow::Borrowed(bus),
+        }
     }
 
     /// On a link of its own the channel waits for nobody, but memory is to serve it too.
@@ -293,9 +289,8 @@ impl Core {
         if !current.block.goes_on {
             cpu.run_until(current.begin, self.trace.as_mut().map(|record| &mut record.runs));
         }
-        let mut cpu = *cpu;
-        current.end = cpu.give(current.mode, current.begin, current.block, None);
-        current.cpu = Some(cpu);
+        // How the CPU fares by then counts when it is certain.
+        current.end = cpu.clone().give(current.mode, current.begin, current.block, None);
     }
 
     /// Carries a transaction out, at its end.
@@ -307,16 +302,12 @@ impl Core {
         seat.stats.count(cycles, begin - asked);
         seat.asked = None;
         self.dma_cycles += cycles;
-        if let Some(trace) = &mut self.trace {
-            let log = Some((seat.controller.master(), &mut trace.runs));
-            match self.cpu.filter(|_| !self.options.timing.links) {
-                // The same as before, now that it is certain.
-                Some(mut cpu) => _ = cpu.give(mode, begin, block, log),
-                None => trace.runs.push(Run::once(Some(seat.controller.master()), begin, end)),
-            }
-        }
-        if !self.options.timing.links {
-            self.cpu = current.cpu;
+        let shared = !self.options.timing.links;
+        let log = self.trace.as_mut().map(|trace| (seat.controller.master(), &mut trace.runs));
+        match (self.cpu.as_mut().filter(|_| shared), log) {
+            (Some(cpu), log) => _ = cpu.give(mode, begin, block, log),
+            (None, Some((master, runs))) => runs.push(Run::once(Some(master), begin, end)),
+            (None, None) => {}
         }
         let Core { faults, trace, timers, handlers, options, .. } = self;
         let timing = &options.timing;

@@ -3,12 +3,12 @@
 //! The CPU accesses memory, a cache line at a time, computes for a while, and does so again. An access that finds the bus taken stalls
 //! it. Nothing is done cycle by cycle: what happens between two transactions of a channel follows from when the CPU wants the bus next.
 
-use super::machine::MachineOptions;
 use super::memory::Memory;
+use super::timing::Timing;
 use super::trace::{Master, Run};
 
 /// Bytes of an access: a line of the cache.
-const LINE: u64 = 64;
+pub(super) const LINE: u64 = 64;
 /// The most cycles that it computes after an access.
 const GAP: u64 = 1 << 40;
 
@@ -67,9 +67,9 @@ pub(super) struct Cpu {
 }
 
 impl Cpu {
-    /// One that wants the bus for a part of the time, as near as whole cycles come to it; none for 0.
-    pub(super) fn new(options: &MachineOptions, memory: &Memory) -> Option<Cpu> {
-        let (load, access) = (options.cpu_load, Block::new(LINE, options, memory, 0).cycles);
+    /// One that wants the bus for `load` of the time, from 0 to 1, as near as whole cycles come to it; none for 0.
+    pub(super) fn new(load: f64, timing: &Timing, memory: &Memory) -> Option<Cpu> {
+        let access = Block::new(LINE, Mode::Burst, timing, memory).cycles;
         let gap = ((access as f64 / load - access as f64).round() as u64).min(GAP);
         (load > 0.0).then_some(Cpu { access, gap, next: 0, held: 0, busy: 0, accesses: 0, stalls: 0 })
     }
@@ -102,8 +102,8 @@ impl Cpu {
     }
 
     /// Whether what takes the bus in units between two accesses ever gets it.
-    pub(super) fn leaves_room(&self, block: &Block) -> bool {
-        self.gap >= block.unit
+    pub(super) fn leaves_room(&self, timing: &Timing, memory: &Memory) -> bool {
+        self.gap >= Block::new(1, Mode::Transparent, timing, memory).unit
     }
 
     /// Whether a channel has had the bus until `now`: what goes on where it left off need not give it away.
@@ -182,15 +182,17 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// `len` bytes at an address.
-    pub(super) fn new(len: u64, options: &MachineOptions, memory: &Memory, address: u64) -> Block {
-        let timing = options.timing.at(address);
+    /// `len` bytes, in a mode.
+    pub(super) fn new(len: u64, mode: Mode, timing: &Timing, memory: &Memory) -> Block {
         let cycles = |len: u64| {
             let bus = if timing.links { 0 } else { timing.cycles(len) };
             bus.max(memory.cycles(len))
         };
-        let unit = timing.unit();
-        Block { cycles: cycles(len), units: len.div_ceil(unit), unit: cycles(unit), goes_on: false }
+        let (units, unit) = match mode {
+            Mode::Burst => (0, 0),
+            Mode::CycleStealing | Mode::Transparent => (len.div_ceil(timing.unit()), cycles(timing.unit())),
+        };
+        Block { cycles: cycles(len), units, unit, goes_on: false }
     }
 
     /// For how many cycles the channel has the bus.

@@ -134,17 +134,14 @@ impl Machine {
         options.check()?;
         let burst = if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL };
         let memory = Memory::new(options.memory_bandwidth, &options.timing);
-        let burst = options.timing.whole(burst, BURST_FREE);
-        // Where memory is slower than the bus, each burst takes whole cycles of it: cuts cost something.
-        let is_slower = memory.cycles(burst) > options.timing.cycles(burst);
         let worker = Arc::new(Worker::new(Core {
-            burst,
-            whole: if is_slower { burst } else { options.timing.whole(BURST_FREE, BURST_FREE) },
+            burst: options.timing.whole(burst, BURST_FREE),
+            whole: options.timing.whole(BURST_FREE, BURST_FREE),
             now: 0,
             options,
             seats: Vec::new(),
             buses: if options.timing.links { Vec::new() } else { vec![Arbiter::default()] },
-            cpu: Cpu::new(&options, &memory),
+            cpu: Cpu::new(options.cpu_load, &options.timing, &memory),
             memory,
             dma_cycles: 0,
             operations: 0,

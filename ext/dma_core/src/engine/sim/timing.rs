@@ -115,6 +115,11 @@ impl Timing {
         transactions * self.setup + bytes.div_ceil(self.width) * self.beat
     }
 
+    /// Whether the address goes over the lines of the data, before them.
+    pub(super) fn has_address_phases(&self) -> bool {
+        self.setup > 0 && self.overhead == 0 && !self.links
+    }
+
     /// Its transactions at an address.
     pub(super) fn at(&self, address: u64) -> Timing {
         let dual = if address >> 32 > 0 { self.dual } else { 0 };

@@ -31,10 +31,13 @@ impl Controller {
     pub(super) fn fetch_first(&mut self, bus: &mut Bus<'_>) {
         let at = self.next_descriptor();
         self.note(bus, What::Fetch, at, bus.len);
-        let behind = (at..at.wrapping_add(bus.len)).step_by(Descriptor::SIZE).skip(1);
         match self.fetch(at) {
             Ok(descriptor) => {
-                self.ahead = behind.map_while(|at| self.fetch(at).ok()).collect();
+                let count = bus.len / Descriptor::SIZE as u64;
+                for at in (1..count).map(|index| at.wrapping_add(index * Descriptor::SIZE as u64)) {
+                    let Ok(behind) = self.fetch(at) else { break };
+                    self.ahead.push_back(behind);
+                }
                 self.begin_slot(descriptor, bus);
             }
             Err(status) => {

@@ -160,12 +160,11 @@ impl Isa {
     /// Moves the next run of transfers.
     pub(in crate::engine::sim) fn transact(&mut self, bus: &mut Bus<'_>) {
         let Some(channel) = self.board.transact(bus) else { return };
-        let master = (self.board.common.number, channel as u16);
         // One that gets lost is none of the CPU's.
-        if self.board.cards[channel].is_mute || bus.handlers.ask(master, 1, bus.now) {
+        let is_lost = self.board.cards[channel].is_mute;
+        self.raised[channel] = !is_lost && !bus.handlers.ask((self.board.common.number, channel as u16), 1, bus.now);
+        if !self.raised[channel] {
             self.interrupt(channel, bus);
-        } else {
-            self.raised[channel] = true;
         }
     }
 
