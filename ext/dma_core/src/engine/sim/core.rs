@@ -140,7 +140,7 @@ impl Core {
         let waits = |(index, seat): (usize, &Seat)| {
             let mut stats = seat.stats;
             let current = self.buses[seat.bus].current.filter(|current| current.index == index);
-            let waited = seat.asked.map_or(0, |asked| current.map_or(self.now, |current| current.begin) - asked);
+            let waited = seat.asked.map_or(0, |asked| current.map_or(self.now, |current| current.begin).saturating_sub(asked));
             stats.waits(waited);
             (seat.controller.master(), stats)
         };
