@@ -37,10 +37,10 @@ module Machine
 
     private
 
-    # From 0 where all are positive and 0 is not far.
+    # From 0 where all are positive, unless they are close together.
     def linear(values)
       low, high = values.minmax
-      low = 0 if low.positive? && low < high * 0.7
+      low = 0 if low.positive? && low < high / 2.0
       high = low + 1 if high == low
       step = step(high - low)
       @low = (low.fdiv(step)).floor * step

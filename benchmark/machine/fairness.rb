@@ -45,7 +45,7 @@ module Machine
 
     def panel(name, what, unit, rule, runs)
       panel = Panel.new("fairness", "PCI, three masters: #{name}", Axis.new("arbitration", nil, :names),
-                        Axis.new(what, unit, :linear))
+                        Axis.new(what, unit, unit == "%" ? :linear : :log))
       BLOCKS.each_key.with_index do |blocks, n|
         panel.add(blocks, rule, runs.map { |key, all| Point.new(key, *yield(all[n], all, key, n)) })
       end

@@ -24,12 +24,11 @@ module Machine
     def groups(quick)
       loads = quick ? [0, 0.25, 0.5, 0.75, 1] : (0..20).map { |n| n / 20.0 }
       size = quick ? 16_384 : 65_536
-      BUSES.each do |key, name|
-        runs = ALL.to_h { |mode| [mode, loads.map { |load| run(key, mode, load, size) }] }
-        bus = Bus.new(key)
-        yield rates(name, bus, runs, size)
-        yield stalls(name, bus, runs, size)
+      runs = BUSES.to_h do |key, name|
+        [name, [Bus.new(key), ALL.to_h { |mode| [mode, loads.map { |load| run(key, mode, load, size) }] }]]
       end
+      runs.each { |name, (bus, modes)| yield rates(name, bus, modes, size) }
+      runs.each { |name, (bus, modes)| yield stalls(name, bus, modes, size) }
     end
 
     # Load that was asked for, seconds, and stats of the machine.

@@ -19,9 +19,7 @@ module Machine
 
     def groups(quick)
       sizes = quick ? SIZES.values_at(0, 3, 6) : SIZES
-      BUSES.each do |key, name|
-        [false, true].each { |reads| yield times(key, name, reads, sizes) }
-      end
+      [false, true].product(BUSES.to_a).each { |reads, (key, name)| yield times(key, name, reads, sizes) }
       yield operations(sizes)
       crossovers
     end

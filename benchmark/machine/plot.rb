@@ -71,7 +71,7 @@ module Machine
     def frame
       [text(0, 14, @panel.name, size: 14, weight: "bold"), *horizontal, *vertical,
        %(<path d="M#{LEFT} #{TOP}V#{bottom}H#{right}" fill="none" stroke="black"/>),
-       text((LEFT + right) / 2, bottom + 36, @panel.along.title, anchor: "middle", fill: GREY),
+       text((LEFT + right) / 2, bottom + 40, @panel.along.title, anchor: "middle", fill: GREY),
        %(<g transform="translate(12 #{(TOP + bottom) / 2}) rotate(-90)">#{text(0, 0, @panel.y.title, anchor: "middle", fill: GREY)}</g>)]
     end
 
@@ -83,7 +83,12 @@ module Machine
     end
 
     def vertical
-      @across.ticks.map { |value, name| text(place(value).round(1), bottom + 17, name, size: 11, anchor: "middle") }
+      @across.ticks.flat_map do |value, name|
+        # Names of several words stand below each other.
+        name.split(", ").each_with_index.map do |part, n|
+          text(place(value).round(1), bottom + 15 + (n * 11), part, size: 11, anchor: "middle")
+        end
+      end
     end
 
     # What somebody gives for it.
