@@ -61,6 +61,7 @@ pub struct Handle {
     direct: Option<OwnedFd>,
     limits: Limits,
     required: bool,
+    readable: bool,
     /// `S_IFMT` of its mode.
     file_type: u32,
     /// Of a character device that was opened as a device.
@@ -115,6 +116,7 @@ impl Handle {
             direct: direct_fd,
             limits,
             required: direct == Direct::Always,
+            readable: flags & libc::O_ACCMODE != libc::O_WRONLY,
             file_type,
             sides: None,
             edges: Edges::new(),
@@ -163,6 +165,11 @@ impl Handle {
     /// Whether aligned operations go past the page cache.
     pub fn is_direct(&self) -> bool {
         self.direct.is_some() || self.is_character()
+    }
+
+    /// Whether it was opened for reading.
+    pub fn is_readable(&self) -> bool {
+        self.readable
     }
 
     /// Whether it is a regular file, which can be cut and have holes.
