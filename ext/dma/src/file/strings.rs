@@ -40,19 +40,30 @@ pub fn native_read_string(
     len: u64,
     whole: bool,
 ) -> Result<usize, Error> {
+    let file = this.open(ruby)?;
+    make_room(ruby, &file, out, offset, len)?;
+    read_string(ruby, this, &file, out, (offset, len), whole)
+}
+
+fn read_string(
+    ruby: &Ruby,
+    this: &File,
+    file: &CoreFile,
+    out: RString,
+    (offset, len): (u64, u64),
+    whole: bool,
+) -> Result<usize, Error> {
     if len == 0 {
         return Ok(0);
     }
-    let file = this.open(ruby)?;
-    make_room(ruby, &file, out, offset, len)?;
-    let (done, cache) = read_cached(ruby, &file, out, offset, len)?;
+    let (done, cache) = read_cached(ruby, file, out, offset, len)?;
     let (offset, len) = (offset + done as u64, len - done as u64);
     if len == 0 || file.handle().is_behind(offset) {
         return Ok(done);
     }
     let small = len <= OPERATION as u64 && offset <= i64::MAX as u64 - 2 * OPERATION as u64;
     let rest = match small {
-        true => read_small(ruby, this, &file, out, (offset, len as usize), (whole, cache))?,
+        true => read_small(ruby, this, file, out, (offset, len as usize), (whole, cache))?,
         false => read_large(ruby, this, out, (offset, len), whole)?,
     };
     Ok(done + rest)
@@ -72,7 +83,7 @@ pub fn native_read_on(
     make_room(ruby, &file, out, offset, len)?;
     let mut done = this.ahead.read(ruby, this, &file, out, (offset, len))?;
     if done == 0 || !whole {
-        done += native_read_string(ruby, this, out, offset + done as u64, len - done as u64, whole)?;
+        done += read_string(ruby, this, &file, out, (offset + done as u64, len - done as u64), whole)?;
     }
     this.ahead.note(offset, done);
     Ok(done)
@@ -171,7 +182,7 @@ fn read_cached(ruby: &Ruby, file: &CoreFile, out: RString, offset: u64, len: u64
     let handle = file.handle();
     handle.check().or_raise(ruby)?;
     let len = if len > OPERATION as u64 { len.min(file.size().or_raise(ruby)?.saturating_sub(offset)) } else { len };
-    let cache = if len <= AT_ONCE as u64 { handle.expect(offset, len) } else { handle.survey(offset, len) };
+    let cache = handle.expect(offset, len);
     if cache != Cache::Through {
         return Ok((0, cache));
     }

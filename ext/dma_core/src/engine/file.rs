@@ -311,8 +311,8 @@ impl Handle {
         }
     }
 
-    /// The same for a little of it, without asking where asking is as dear as reading: behind so many reads that found their bytes there.
-    /// One that does not find them has the kernel read them ahead.
+    /// The same without asking, which is as dear as reading a little, behind so many reads that found their bytes there. The one that
+    /// does not find them has the kernel read some ahead, and the next is asked about again.
     pub fn expect(&self, offset: u64, len: u64) -> Cache {
         match self.streak.load(Relaxed) < STREAK {
             true => self.survey(offset, len),
