@@ -2,6 +2,7 @@
 
 mod ahead;
 mod crowd;
+mod fibers;
 mod strings;
 
 use std::os::fd::{AsFd, IntoRawFd};

@@ -121,8 +121,8 @@ pub enum Role {
 #[derive(Debug)]
 pub(super) struct Table {
     tickets: HashMap<u64, Arc<Ticket>>,
-    /// With the tickets of which one has to end.
-    seats: Vec<(Arc<Seat>, Vec<Arc<Ticket>>)>,
+    /// With the tickets of which one has to end; none where it is worth looking whichever ends.
+    seats: Vec<(Arc<Seat>, Option<Vec<Arc<Ticket>>>)>,
     /// For whoever leads, part of what it waits for: somebody else has reaped its completion, and the channel's own signal with
     /// it.
     nudge: Arc<Bell>,
@@ -187,15 +187,16 @@ impl Table {
 
     fn wake(&self) {
         for (place, (seat, tickets)) in self.seats.iter().enumerate() {
-            if Ticket::any_ended(tickets) && !(place == 0 && self.is_led) {
+            let concerned = tickets.as_ref().is_none_or(|tickets| Ticket::any_ended(tickets));
+            if concerned && !(place == 0 && self.is_led) {
                 // Who has come to the first seat and does not know yet was signalled for that.
                 if place == 0 { &self.nudge } else { &seat.signal }.signal();
             }
         }
     }
 
-    pub(super) fn sit(&mut self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>]) {
-        self.seats.push((Arc::clone(seat), tickets.to_vec()));
+    pub(super) fn sit(&mut self, seat: &Arc<Seat>, tickets: Option<&[Arc<Ticket>]>) {
+        self.seats.push((Arc::clone(seat), tickets.map(<[_]>::to_vec)));
     }
 
     /// Says that whoever leads looks now, or has looked.
