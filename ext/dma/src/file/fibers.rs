@@ -46,7 +46,11 @@ impl State {
     fn next_ended(&mut self) -> Option<usize> {
         self.more = self.called >= AT_ONCE;
         let ended = |parked: &Arc<Parked>| Ticket::any_ended(&parked.tickets);
-        if self.more { None } else { self.parked.iter().position(ended) }
+        if self.more {
+            None
+        } else {
+            self.parked.iter().position(ended)
+        }
     }
 }
 

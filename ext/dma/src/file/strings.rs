@@ -133,13 +133,7 @@ pub fn native_take(ruby: &Ruby, this: Obj<File>, len: Value, out: Value) -> Resu
 }
 
 /// A little at `offset`, where the page cache has the first of it: most calls of a program that reads here and there.
-pub fn native_pread(
-    ruby: &Ruby,
-    this: &File,
-    len: Value,
-    offset: Value,
-    out: Value,
-) -> Result<Option<RString>, Error> {
+pub fn native_pread(ruby: &Ruby, this: &File, len: Value, offset: Value, out: Value) -> Result<Option<RString>, Error> {
     let number = |value| Fixnum::from_value(value).and_then(|number| number.to_u64().ok());
     let len = number(len).filter(|len| (1..=AT_ONCE as u64).contains(len));
     let (Some(len), Some(offset)) = (len, number(offset)) else { return Ok(None) };
@@ -154,7 +148,11 @@ pub fn native_pread(
 
 /// The String to be filled, or none, if it is either: what is to become one runs Ruby code meanwhile.
 fn given(out: Value) -> Option<Option<RString>> {
-    if out.is_nil() { Some(None) } else { RString::from_value(out).map(Some) }
+    if out.is_nil() {
+        Some(None)
+    } else {
+        RString::from_value(out).map(Some)
+    }
 }
 
 fn empty_or_new(ruby: &Ruby, this: &File, out: Option<RString>, len: usize) -> Result<RString, Error> {
