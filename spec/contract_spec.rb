@@ -36,10 +36,27 @@ RSpec.describe "the engine contract" do
     end
   end
 
+  { pci: { iommu: false, arbitration: :round_robin, cpu_load: 0.3, clock: :manual, channels: 2 },
+    pcie: { cpu_load: 0.3 } }.each do |name, options|
+    context "of a simulated device with a #{name} controller on its bus" do
+      let(:open_device) { DMA::Device.open(:sim, bus: name, controller: name, memory: 4 << 20, **options) }
+
+      it_behaves_like "a DMA engine", faults: true
+    end
+  end
+
   context "of a simulated device with a page of memory, one channel, and time for few transfers" do
     let(:open_device) { DMA::Device.open(:sim, memory: 4096, channels: 1, ring_size: 8) }
 
     it_behaves_like "a DMA engine", effort: :few
+  end
+
+  %i[free manual].each do |clock|
+    context "of a simulated device behind 8237 controllers, with a #{clock} clock" do
+      let(:open_device) { DMA::Device.open(:sim, controller: :isa, clock: clock, memory: 4 << 20) }
+
+      it_behaves_like "a DMA engine", faults: true
+    end
   end
 
   %i[uring threads].each do |engine|

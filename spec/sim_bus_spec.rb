@@ -52,7 +52,8 @@ RSpec.describe DMA::Sim, "bus" do
 
   it "may be any other, with a preset for what is not said" do
     sim = machine(bus: { preset: :pcie, payload: 64 })
-    expect(sim.bus).to eq(width: 16, frequency: 984_615_384, beat: 1, setup: 0, payload: 64, overhead: 24)
+    expect(sim.bus).to eq(width: 16, frequency: 984_615_384, beat: 1, setup: 0, payload: 64, overhead: 24, dual: 0,
+                          read: 492, links: true)
     expect(moved(sim)[:cycles]).to eq cycles(sim.bus)
     wide = machine(bus: { width: 64, setup: 2, payload: 4096 })
     expect(wide.bus).to include(width: 64, frequency: 1_000_000_000, setup: 2, payload: 4096)

@@ -110,6 +110,15 @@ module DMA
       self
     end
 
+    # Changes when the channel of a simulated device interrupts, from now on; what was held back comes no later for it.
+    #
+    # @param policy [Symbol, Hash] as `coalesce:` of {Sim#device}
+    # @raise [UnsupportedError] for a channel of another device
+    # @raise [ArgumentError] for what cannot be
+    def coalesce=(policy)
+      native_coalesce(Sim.__send__(:coalesce, policy))
+    end
+
     # An IO that is readable while a completion waits to be reaped, for IO.select and event loops; {#poll} or
     # {#process_completions} reaps. It is not to be read from.
     #

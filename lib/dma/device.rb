@@ -28,10 +28,10 @@ module DMA
     #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
     #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
     #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
-    #   `:address_bits`, `:iommu`, `:clock`; of a file `:direct`, and `:character`, whether it is a character device; of
-    #   a PCI function `:driver` (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars` (bytes of each),
-    #   `:interrupts` (their kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`, `:namespace`,
-    #   `:block_size`, `:namespaces`.
+    #   `:address_bits`, `:iommu`, `:clock`, `:word_channels` (those of 8237s, which take even addresses and lengths
+    #   only); of a file `:direct`, and `:character`, whether it is a character device; of a PCI function `:driver`
+    #   (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars` (bytes of each), `:interrupts` (their
+    #   kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`, `:namespace`, `:block_size`, `:namespaces`.
     #   @return [Hash{Symbol => Object}]
 
     # @!method closed?
@@ -155,6 +155,34 @@ module DMA
       size = DMA.__send__(:natural, size, "size") if size
       at = DMA.__send__(:natural, at, "at")
       self.channel(channel).__send__(:read, size, at, into, DMA.__send__(:seconds, timeout))
+    end
+
+    # Writes to a simulated device's memory by programmed I/O: the CPU stores each word itself, and has done so when
+    # this returns. It is what DMA is compared with; {Sim#stats} counts the words, and the time they take.
+    #
+    # @param data [String]
+    # @param at [Integer] device address
+    # @param width [1, 2, 4, 8] bytes of a word
+    # @return [Integer] bytes
+    # @raise [ArgumentError] outside the device
+    # @raise [UnsupportedError] of a device that is not simulated; see {#registers}
+    def pio_write(data, at: 0, width: 1)
+      raise TypeError, "#{data.class} is no String" unless data.is_a?(String)
+
+      native_pio_write(data, DMA.__send__(:natural, at, "at"), DMA.__send__(:natural, width, "width"))
+    end
+
+    # Reads from a simulated device's memory in the same way. A device that is not reached reads as all ones.
+    #
+    # @param size [Integer] bytes
+    # @param at [Integer] device address
+    # @param width [1, 2, 4, 8] bytes of a word
+    # @return [String]
+    # @raise [ArgumentError] outside the device
+    # @raise [UnsupportedError] of a device that is not simulated
+    def pio_read(size, at: 0, width: 1)
+      size = DMA.__send__(:natural, size, "size")
+      native_pio_read(size, DMA.__send__(:natural, at, "at"), DMA.__send__(:natural, width, "width"))
     end
 
     # Waits for all transfers of this device that are outstanding. Those that went well need not be asked for after
@@ -282,7 +310,9 @@ module DMA
 
     # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
     # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
-    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`.
+    # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
+    # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of software,
+    # `:programmings` of a channel by the driver, `:terminal_counts`; and `:bounced_bytes`, as of a file.
     #
     # @return [Hash{Symbol => Object}]
     def stats

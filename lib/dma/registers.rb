@@ -20,7 +20,22 @@ module DMA
   #   0x2c  TAIL         32  doorbell: descriptors before this slot are there
   #   0x30  FAULT        64  bus address of the last fault of the IOMMU
   #
-  # Ring, size and tail of a channel that is in use ({Device#channel}) are its driver's: writing them does nothing.
+  # Those of a simulated device with 8237 controllers (`controller: :isa`) are the I/O ports of an IBM AT, 0 to 0x3ff:
+  #
+  #   0x00-0x0f  the controller of channels 0 to 3: address and count of each (low byte, then high byte), 0x08 command
+  #              and status, 0x09 request, 0x0a mask of one, 0x0b mode, 0x0c clear flip-flop, 0x0d master clear and
+  #              temporary register, 0x0e clear masks, 0x0f all masks
+  #   0xc0-0xdf  the same of channels 4 to 7, at every second port
+  #   0x80-0x8f  pages: 0x87, 0x83, 0x81, 0x82 of channels 0 to 3; 0x8b, 0x89, 0x8a of channels 5 to 7
+  #   0x300 + 0x10 * n  the card on channel n, 32 bits each:
+  #     0x0  ADDRESS  where in its memory; counts up
+  #     0x4  COUNT    bytes that it asks for; counts down
+  #     0x8  CONTROL  0x01 to the device, 0x02 from it; 0x04 goes on past a terminal count; 0x08 pulls EOP with its last
+  #                   byte; 0x10 start: asks (DREQ) until it has all or meets the terminal count; 0x20 stop
+  #     0xc  STATUS   0x01 busy, 0x02 done, 0x04 error, 0x08 terminal count; bits 8 to 15 say which error
+  #
+  # What the driver of a channel that is in use ({Device#channel}) has is its own, and writing it does nothing: RING,
+  # RING_SIZE and TAIL, or the card.
   class Registers
     # How many looks go without a pause between them, and the shortest pause after that, in seconds.
     SPIN = 64

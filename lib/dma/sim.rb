@@ -13,10 +13,17 @@ module DMA
   # same result, to the byte and the cycle.
   class Sim
     # The options of a machine; others are a device's.
-    OPTIONS = %i[clock iommu seed bus cpu_load].freeze
+    OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth interrupt_cost].freeze
     # Bits of a device's numbers, where they are not 32.
     WIDTHS = { memory: 63, alignment: 63, channels: 16 }.freeze
-    private_constant :OPTIONS, :WIDTHS
+    # What a controller has where nothing else is said.
+    CONTROLLERS = {
+      ring: { channels: 4, address_bits: 48, prefetch: 1 },
+      pci: { channels: 1, address_bits: 32, prefetch: 1 },
+      pcie: { channels: 4, address_bits: 48, prefetch: 8 },
+      isa: { channels: 8, address_bits: 24, prefetch: 1 }
+    }.each_value(&:freeze).freeze
+    private_constant :OPTIONS, :WIDTHS, :CONTROLLERS
 
     # @!attribute [r] clock
     #   @return [:free, :manual]
@@ -35,9 +42,13 @@ module DMA
 
     # @!attribute [r] stats
     #   What happened on the bus since the machine was made.
-    #   @return [Hash{Symbol => Numeric}] `:cycles`; `:dma_cycles`, for which channels had the bus; `:cpu_load`, which
+    #   @return [Hash{Symbol => Object}] `:cycles`; `:dma_cycles`, for which channels had the bus; `:cpu_load`, which
     #     was asked for, in whole cycles; `:cpu_accesses`, `:cpu_cycles` that they took, and `:cpu_stall_cycles` that
-    #     the CPU waited for the bus
+    #     the CPU waited for the bus; `:cpu_operations`, its loads and stores of devices ({Device#pio_write}), of
+    #     descriptors and doorbells, and for interrupts; `:masters`, a Hash for each channel: `:device` and `:channel`,
+    #     their numbers, `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
+    #     it, and the `:longest_wait` of them; `:interrupts` that the CPU handled, and `:interrupt_cycles` of its time
+    #     that they take: as many as `:cycles`, where it has time for nothing else
 
     # @!method iommu?
     #   @return [Boolean]
@@ -55,15 +66,33 @@ module DMA
       # @param bus [Symbol, Hash] `:ideal`, eight bytes a nanosecond and nothing else; `:isa`, 16 bits at 8 MHz;
       #   `:pci`, 32 bits at 33 MHz; `:pcie`, 3.0 with 16 lanes; or a Hash: `preset:`, one of these, and what is
       #   different: `width:` in bytes, `frequency:` in Hz, `beat:` cycles for as many bytes, `setup:` cycles and
-      #   `overhead:` bytes of each transaction, and `payload:`, the most bytes of one, nil: a burst's
+      #   `overhead:` bytes of each transaction, `payload:`, the most bytes of one, nil: a burst's, `dual:` cycles more
+      #   at an address of more than 32 bits, `read:` cycles more that the CPU waits for what it reads from a device,
+      #   and `links:`, whether each device has one of its own, and shares memory
+      #   with the others, not the bus
       # @param cpu_load [Numeric] the part of the time, from 0 to 1, for which the CPU wants the bus, a line of 64 bytes
       #   at a time; how a channel shares it is a device's `mode:`
+      # @param arbitration [:rotating, :fixed, :round_robin] who has the bus next, of the channels that ask for it: the
+      #   one behind the last, a transaction each; the one with the lowest number, of its device, then of itself; the
+      #   one behind the last, but who has it keeps it until its latency timer runs out
+      # @param latency_timer [Integer, nil] cycles, for `:round_robin`; nil: 32
+      # @param memory_bandwidth [Integer, nil] bytes that memory serves in a second, for all masters together; nil:
+      #   more than anybody asks for, and with links 25.6 GB/s, a channel of DDR4-3200
+      # @param interrupt_cost [Symbol, Hash, nil] what an interrupt takes of the CPU's time, in nanoseconds: `entry:`,
+      #   before its handler looks for completions, which is when whoever waits knows of them; `deferred:`, for each
+      #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
+      #   interrupt after the other
       # @return [Sim]
-      # @raise [ArgumentError] for a bus or a load that cannot be
-      def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0)
-        raise ArgumentError, "iommu: #{iommu.inspect} is neither true nor false" unless [true, false].include?(iommu)
+      # @raise [ArgumentError] for what cannot be
+      def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
+              memory_bandwidth: nil, interrupt_cost: nil)
+        boolean(iommu, "iommu")
+        { latency_timer: latency_timer, memory_bandwidth: memory_bandwidth }.compact.each do |name, number|
+          DMA.__send__(:natural, number, name, 64)
+        end
 
-        native_new(clock, iommu, DMA.__send__(:natural, seed, "seed"), timing(bus), fraction(cpu_load, "cpu_load"))
+        native_new([clock, iommu, DMA.__send__(:natural, seed, "seed")], timing(bus), fraction(cpu_load, "cpu_load"),
+                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost))
       end
 
       # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
@@ -91,9 +120,9 @@ module DMA
 
       private
 
-      # What a bus consists of, in the order of {#bus}.
+      # What a bus consists of.
       def timing(bus)
-        return native_bus(bus).values unless bus.is_a?(Hash)
+        return native_bus(bus) unless bus.is_a?(Hash)
 
         whole = native_bus(bus.fetch(:preset, :ideal))
         changes = bus.except(:preset)
@@ -102,8 +131,47 @@ module DMA
           raise ArgumentError, "bus: #{unknown.inspect} are none of #{[:preset, *whole.keys].inspect}"
         end
 
-        changes.each { |name, value| DMA.__send__(:natural, value, name, 64) unless name == :payload && value.nil? }
-        whole.merge(changes).values
+        changes.each { |name, value| part(name, value) }
+        whole.merge(changes)
+      end
+
+      def part(name, value)
+        return boolean(value, name) if name == :links
+
+        DMA.__send__(:natural, value, name, 64) unless name == :payload && value.nil?
+      end
+
+      def boolean(value, name)
+        raise ArgumentError, "#{name}: #{value.inspect} is neither true nor false" unless [true, false].include?(value)
+      end
+
+      # Entry, exit and deferred work of an interrupt.
+      def cost(cost)
+        return native_interrupt_cost(cost || :none).values unless cost.is_a?(Hash)
+
+        none = native_interrupt_cost(:none)
+        unknown = cost.keys - none.keys
+        raise ArgumentError, "interrupt_cost: #{unknown.inspect} are none of #{none.keys}" unless unknown.empty?
+
+        cost.each { |name, time| DMA.__send__(:natural, time, "interrupt_cost: #{name}", 64) }
+        none.merge(cost).values
+      end
+
+      # A preset of {#device}'s `coalesce:`, or completions and nanoseconds.
+      def coalesce(policy)
+        return policy unless policy.is_a?(Hash)
+
+        unknown = policy.keys - %i[count time]
+        raise ArgumentError, "coalesce: #{unknown.inspect} are neither :count nor :time" unless unknown.empty?
+        raise ArgumentError, "coalesce: give count:, time: or both" if policy.values.compact.empty?
+
+        count, time = policy.values_at(:count, :time)
+        DMA.__send__(:natural, count, "count", 64) if count
+        unless time.nil? || (time.is_a?(Numeric) && time.real? && (0..1).cover?(time))
+          raise ArgumentError, "time: #{time.inspect} is not in 0..1, seconds for which completions are held back"
+        end
+
+        [count, time && (time * 1_000_000_000).round]
       end
 
       # A number in 0..1 as a Float.
@@ -121,26 +189,46 @@ module DMA
 
     # Adds a device.
     #
+    # @param controller [:ring, :pci, :pcie] what is its own where the keyword says nil: `:ring` and `:pcie`, 4 channels
+    #   and 48 address bits; `:pci`, a channel and 32 address bits, with more of which it takes a second address phase
+    #   for addresses that need them; `:pcie` fetches up to 8 descriptors at once, the others one. `:isa`: not its own,
+    #   but the two 8237 of an IBM AT, which software programs through {Registers}. They have channels 0 to 3, which
+    #   move bytes, and 5 to 7, which move words of 16 bits; channel 4 is their cascade. They reach 16 MiB of physical
+    #   memory, with no IOMMU between: the driver splits transfers at 64 KiB (128 KiB) and bounces memory that is not
+    #   mapped ({Device#map})
     # @param memory [Integer] bytes of its own memory; pages that nobody writes to take none of the host's
-    # @param channels [Integer] independent of each other
-    # @param ring_size [Integer] slots of each channel's descriptor ring, of which one stays free
+    # @param channels [Integer, nil] independent of each other
+    # @param ring_size [Integer] slots of each channel's descriptor ring, or of what the driver of 8237s queues, of
+    #   which one stays free
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
-    # @param address_bits [Integer] 16..48; what lies above is not reached
+    # @param address_bits [Integer, nil] 16..48; what lies above is not reached
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
+    # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
     # @param mode [Symbol, Array<Symbol>] how its channels, or each of them, share the bus with the CPU: `:burst`, the
     #   bus is a channel's until its block is done; `:cycle_stealing`, a CPU that waits has it after each word (on PCI
-    #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus
+    #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus. The driver of 8237s
+    #   programs demand mode for `:burst`, single mode for `:cycle_stealing`, and has nothing else
+    # @param coalesce [Symbol, Hash, Array<Symbol, Hash>] when its channels, or each of them, interrupt: `:none`, for
+    #   each completion; `:low_latency`, 2 us after the first that nobody was told of; `:throughput`, for each 64, or
+    #   64 us after the first; `:adaptive`, at once where few come and ever less often where many do; or `count:`
+    #   completions, `time:` in seconds after the first (nil: 1 s, the most), or both, whichever is reached first
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
-    def device(memory: 64 << 20, channels: 4, ring_size: 256, alignment: 1, address_bits: 48, max_segments: 64,
-               mode: :burst, path: nil)
+    def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
+               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil)
+      own = CONTROLLERS.fetch(controller) do
+        raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
+      end
+      channels ||= own[:channels]
       numbers = { memory: memory, channels: channels, ring_size: ring_size, alignment: alignment,
-                  address_bits: address_bits, max_segments: max_segments }
+                  address_bits: address_bits || own[:address_bits], max_segments: max_segments,
+                  prefetch: prefetch || own[:prefetch] }
       numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
-      native_device(*numbers, modes(mode, channels), path)
+      policies = each_channel(coalesce, channels, "coalesce").map { |policy| Sim.__send__(:coalesce, policy) }
+      native_device(numbers, controller == :isa, each_channel(mode, channels, "mode"), policies, path)
     end
 
     # Lets time pass, with everything that ends by then.
@@ -206,11 +294,11 @@ module DMA
 
     private
 
-    def modes(mode, channels)
-      return Array.new(channels, mode) unless mode.is_a?(Array)
-      return mode if mode.size == channels
+    def each_channel(option, channels, name)
+      return Array.new(channels, option) unless option.is_a?(Array)
+      return option if option.size == channels
 
-      raise ArgumentError, "mode: #{mode.size} for #{channels} channels; give one for each, or one for all"
+      raise ArgumentError, "#{name}: #{option.size} for #{channels} channels; give one for each, or one for all"
     end
   end
 end

@@ -6,8 +6,8 @@ module DMA
     include Enumerable
 
     # One transaction. `cycle` is when it was over; `what` is `:fetch`, `:to_device`, `:from_device`, `:within`,
-    # `:status`, `:interrupt`, `:lost_interrupt` or `:hang`; `address` and `length` are those of memory on the bus;
-    # `status` is what was written back.
+    # `:memory` (from one place of it to another), `:status`, `:interrupt`, `:handler` (the CPU is done with an
+    # interrupt that takes its time), `:lost_interrupt`, `:terminal_count` or `:hang`; `address` and `length` are those of memory on the bus; `status` is what was written back.
     Event = Struct.new(:cycle, :device, :channel, :what, :address, :length, :status) # rubocop:disable Lint/StructNewOverride
 
     # @api private

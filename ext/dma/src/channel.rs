@@ -32,6 +32,7 @@ use crate::line::Line;
 use crate::lock;
 use crate::operand::element;
 use crate::ring::Ring;
+use crate::sim::coalesce_from;
 use crate::transfer::Transfer;
 
 /// A transfer as the core knows it, and its Ruby object.
@@ -308,6 +309,16 @@ fn stats(ruby: &Ruby, this: &Channel) -> Result<RHash, Error> {
     totals(ruby, &this.line.shared, device.sim())
 }
 
+fn native_coalesce(ruby: &Ruby, this: &Channel, policy: Value) -> Result<(), Error> {
+    this.check(ruby)?;
+    let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
+    let Some(sim) = device.sim() else {
+        let what = "only the channels of a simulated device hold interrupts back here; of others their driver decides";
+        return Err(raise(ruby, &Core::Unsupported(what.into())));
+    };
+    sim.coalesce(this.line.shared.index(), coalesce_from(ruby, policy)?).or_raise(ruby)
+}
+
 fn room(ruby: &Ruby, this: &Channel) -> Result<usize, Error> {
     this.poll(ruby)?;
     this.line.shared.room().or_raise(ruby)
@@ -345,6 +356,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_oldest", method!(native_oldest, 0))?;
     class.define_private_method("native_pending", method!(native_pending, 0))?;
     class.define_private_method("native_next_ended", method!(native_next_ended, 0))?;
+    class.define_private_method("native_coalesce", method!(native_coalesce, 1))?;
     class.define_private_method("native_reset", method!(native_reset, 0))?;
     class.define_private_method("native_descriptor", method!(native_descriptor, 0))?;
     Ok(())

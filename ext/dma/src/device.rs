@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dma_core::device::{Device as CoreDevice, Kind};
-use dma_core::engine::sim::{Clock, Device as SimDevice};
+use dma_core::engine::sim::{Clock, Costs, Device as SimDevice};
 use dma_core::engine::Bank;
 use dma_core::file::{Choice, Direct};
 use dma_core::transfer::{Direction, Status};
@@ -24,6 +24,7 @@ use crate::event::GRACE;
 use crate::gvl;
 use crate::mapping::Mapped;
 use crate::pci;
+use crate::pio;
 use crate::registers::Registers;
 use crate::sim::Sim;
 
@@ -229,7 +230,8 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
             hash.aset(symbol("size"), options.memory)?;
             hash.aset(symbol("ring_size"), options.ring_size)?;
             hash.aset(symbol("address_bits"), options.address_bits)?;
-            hash.aset(symbol("iommu"), machine.iommu)?;
+            hash.aset(symbol("iommu"), machine.iommu && !device.is_isa())?;
+            hash.aset(symbol("word_channels"), ruby.ary_from_iter(device.word_channels()))?;
             hash.aset(symbol("clock"), symbol(clock))?;
         }
         Kind::File(handle) => {
@@ -276,6 +278,12 @@ fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         hash.aset(ruby.to_symbol("faults"), faults)?;
         hash.aset(ruby.to_symbol("mappings"), device.mappings())?;
         hash.aset(ruby.to_symbol("cycles"), device.machine().cycles())?;
+        if let Some(Costs { port_reads, port_writes, programmings, terminal_counts }) = device.costs() {
+            hash.aset(ruby.to_symbol("port_reads"), port_reads)?;
+            hash.aset(ruby.to_symbol("port_writes"), port_writes)?;
+            hash.aset(ruby.to_symbol("programmings"), programmings)?;
+            hash.aset(ruby.to_symbol("terminal_counts"), terminal_counts)?;
+        }
     }
     Ok(hash)
 }
@@ -303,5 +311,5 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_channels", method!(native_channels, 0))?;
     class.define_private_method("native_reset", method!(native_reset, 0))?;
     class.define_private_method("native_stats", method!(native_stats, 0))?;
-    Ok(())
+    pio::init(class)
 }

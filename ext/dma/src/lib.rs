@@ -17,6 +17,7 @@ mod mapping;
 mod memory_view;
 mod operand;
 mod pci;
+mod pio;
 mod pool;
 mod registers;
 mod ring;

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
-    Clock, Device as SimDevice, DeviceOptions, Fault, Kind, Machine, MachineOptions, Mode, Timing, Trigger, What,
+    Arbitration, Clock, Coalesce, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine,
+    MachineOptions, Mode, Timing, Trigger, What,
 };
 use dma_core::transfer::Status;
 use magnus::{
@@ -25,6 +26,8 @@ pub struct Sim {
 
 impl DataTypeFunctions for Sim {}
 
+/// The latency timer that is usual on PCI, in cycles.
+const LATENCY: u64 = 32;
 /// Transactions before other threads get their turn, and interrupts theirs.
 const STEPS: usize = 4096;
 
@@ -61,7 +64,7 @@ fn native_bus(ruby: &Ruby, name: Value) -> Result<RHash, Error> {
 }
 
 fn describe(ruby: &Ruby, timing: Timing) -> Result<RHash, Error> {
-    let Timing { width, frequency, beat, setup, payload, overhead } = timing;
+    let Timing { width, frequency, beat, setup, payload, overhead, dual, read, links } = timing;
     let hash = ruby.hash_new();
     let payload = (payload < u64::MAX).then_some(payload);
     hash.aset(ruby.to_symbol("width"), width)?;
@@ -70,45 +73,104 @@ fn describe(ruby: &Ruby, timing: Timing) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("setup"), setup)?;
     hash.aset(ruby.to_symbol("payload"), payload)?;
     hash.aset(ruby.to_symbol("overhead"), overhead)?;
+    hash.aset(ruby.to_symbol("dual"), dual)?;
+    hash.aset(ruby.to_symbol("read"), read)?;
+    hash.aset(ruby.to_symbol("links"), links)?;
     Ok(hash)
 }
 
+/// A machine; `bus` is what [`describe`] gives.
 fn native_new(
     ruby: &Ruby,
-    clock: Value,
-    iommu: bool,
-    seed: u64,
-    (width, frequency, beat, setup, payload, overhead): (u64, u64, u64, u64, Option<u64>, u64),
+    (clock, iommu, seed): (Value, bool, u64),
+    bus: RHash,
     cpu_load: f64,
+    (arbitration, latency): (Value, Option<u64>),
+    memory_bandwidth: Option<u64>,
+    (entry, exit, deferred): (u64, u64, u64),
 ) -> Result<Sim, Error> {
     let clock = match choice(clock).as_str() {
         "free" => Clock::Free,
         "manual" => Clock::Manual,
         _ => return Err(argument(ruby, format!("clock: {clock:?} is none of :free, :manual"))),
     };
-    let timing = Timing { width, frequency, beat, setup, payload: payload.unwrap_or(u64::MAX), overhead };
-    let options = MachineOptions { clock, iommu, seed, timing, cpu_load };
+    let arbitration = match (choice(arbitration).as_str(), latency) {
+        ("fixed", None) => Arbitration::Fixed,
+        ("rotating", None) => Arbitration::Rotating,
+        ("round_robin", latency) => Arbitration::RoundRobin { latency: latency.unwrap_or(LATENCY) },
+        ("fixed" | "rotating", Some(_)) => {
+            return Err(argument(ruby, "latency_timer: it is for arbitration: :round_robin"));
+        }
+        _ => {
+            return Err(argument(
+                ruby,
+                format!("arbitration: {arbitration:?} is none of :fixed, :rotating, :round_robin"),
+            ))
+        }
+    };
+    let timing = timing(ruby, bus)?;
+    let interrupt_cost = InterruptCost { entry, exit, deferred };
+    let options =
+        MachineOptions { clock, iommu, seed, timing, cpu_load, arbitration, memory_bandwidth, interrupt_cost };
     Ok(Sim { machine: with_memory(ruby, || Machine::new(options))? })
 }
 
+/// What an interrupt costs, by name.
+fn native_interrupt_cost(ruby: &Ruby, name: Value) -> Result<RHash, Error> {
+    let Some(cost) = InterruptCost::from_name(&choice(name)) else {
+        let names = InterruptCost::names().join(", :");
+        return Err(argument(ruby, format!("interrupt_cost: {name:?} is none of :{names}")));
+    };
+    let hash = ruby.hash_new();
+    hash.aset(ruby.to_symbol("entry"), cost.entry)?;
+    hash.aset(ruby.to_symbol("exit"), cost.exit)?;
+    hash.aset(ruby.to_symbol("deferred"), cost.deferred)?;
+    Ok(hash)
+}
+
+fn timing(ruby: &Ruby, bus: RHash) -> Result<Timing, Error> {
+    let payload: Option<u64> = bus.fetch(ruby.to_symbol("payload"))?;
+    Ok(Timing {
+        width: bus.fetch(ruby.to_symbol("width"))?,
+        frequency: bus.fetch(ruby.to_symbol("frequency"))?,
+        beat: bus.fetch(ruby.to_symbol("beat"))?,
+        setup: bus.fetch(ruby.to_symbol("setup"))?,
+        payload: payload.unwrap_or(u64::MAX),
+        overhead: bus.fetch(ruby.to_symbol("overhead"))?,
+        dual: bus.fetch(ruby.to_symbol("dual"))?,
+        read: bus.fetch(ruby.to_symbol("read"))?,
+        links: bus.fetch(ruby.to_symbol("links"))?,
+    })
+}
+
 /// Adds a device; at `path` where one is given.
-#[allow(clippy::too_many_arguments)] // what `DMA::Sim#device` takes as keywords
 fn native_device(
     ruby: &Ruby,
     this: &Sim,
-    memory: u64,
-    channels: u16,
-    ring_size: u32,
-    alignment: u64,
-    address_bits: u32,
-    max_segments: usize,
+    (memory, channels, ring_size, alignment, address_bits, max_segments, prefetch): (
+        u64,
+        u16,
+        u32,
+        u64,
+        u32,
+        usize,
+        u32,
+    ),
+    isa: bool,
     modes: RArray,
+    policies: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments };
+    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, isa };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
+    let policies = policies.into_iter().map(|policy| coalesce_from(ruby, policy)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
-    modes.into_iter().zip(0..channels).for_each(|(mode, channel)| sim.set_mode(channel, mode));
+    modes.into_iter().zip(0..channels).try_for_each(|(mode, channel)| sim.set_mode(channel, mode)).or_raise(ruby)?;
+    policies
+        .into_iter()
+        .zip(0..channels)
+        .try_for_each(|(policy, channel)| sim.coalesce(channel, policy))
+        .or_raise(ruby)?;
     let name = path.as_ref().map_or_else(|| format!("sim device {}", sim.number()), |path| path.display().to_string());
     let core = CoreDevice::of_sim(&sim, &name);
     if let Some(path) = path {
@@ -122,6 +184,16 @@ fn mode_from(ruby: &Ruby, mode: Value) -> Result<Mode, Error> {
     named.ok_or_else(|| argument(ruby, format!("mode: {mode:?} is none of :{}", Mode::names().join(", :"))))
 }
 
+/// A preset's name, or an Array of completions and nanoseconds.
+pub fn coalesce_from(ruby: &Ruby, policy: Value) -> Result<Coalesce, Error> {
+    if let Some(array) = RArray::from_value(policy) {
+        let (count, time) = (array.entry::<Option<u64>>(0)?, array.entry::<Option<u64>>(1)?);
+        return Ok(Coalesce::fixed(count, time));
+    }
+    let named = Coalesce::from_name(&choice(policy));
+    named.ok_or_else(|| argument(ruby, format!("coalesce: {policy:?} is none of :{}", Coalesce::names().join(", :"))))
+}
+
 fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     let stats = this.machine(ruby)?.stats();
     let hash = ruby.hash_new();
@@ -131,6 +203,21 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("cpu_accesses"), stats.cpu.accesses)?;
     hash.aset(ruby.to_symbol("cpu_cycles"), stats.cpu.cycles)?;
     hash.aset(ruby.to_symbol("cpu_stall_cycles"), stats.cpu.stalls)?;
+    hash.aset(ruby.to_symbol("interrupts"), stats.interrupts)?;
+    hash.aset(ruby.to_symbol("interrupt_cycles"), stats.interrupt_cycles)?;
+    hash.aset(ruby.to_symbol("cpu_operations"), stats.operations)?;
+    let masters = ruby.ary_new();
+    for ((device, channel), stats) in stats.masters {
+        let master = ruby.hash_new();
+        master.aset(ruby.to_symbol("device"), device)?;
+        master.aset(ruby.to_symbol("channel"), channel)?;
+        master.aset(ruby.to_symbol("grants"), stats.grants)?;
+        master.aset(ruby.to_symbol("cycles"), stats.cycles)?;
+        master.aset(ruby.to_symbol("wait_cycles"), stats.waited)?;
+        master.aset(ruby.to_symbol("longest_wait"), stats.longest)?;
+        masters.push(master)?;
+    }
+    hash.aset(ruby.to_symbol("masters"), masters)?;
     Ok(hash)
 }
 
@@ -191,7 +278,7 @@ fn native_start_trace(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
 
 fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
     let array = ruby.ary_new();
-    for event in this.machine(ruby)?.take_trace() {
+    for event in this.machine(ruby)?.take_trace().events {
         let row = ruby.ary_new_capa(8);
         row.push(event.cycle)?;
         row.push(event.device)?;
@@ -222,8 +309,9 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Sim", ruby.class_object())?;
     class.undef_default_alloc_func();
     let singleton = class.singleton_class()?;
-    singleton.define_private_method("native_new", function!(native_new, 5))?;
+    singleton.define_private_method("native_new", function!(native_new, 6))?;
     singleton.define_private_method("native_bus", function!(native_bus, 1))?;
+    singleton.define_private_method("native_interrupt_cost", function!(native_interrupt_cost, 1))?;
     singleton.define_private_method("native_detach", function!(|path: PathBuf| detach(&path), 1))?;
     class.define_method("clock", method!(clock, 0))?;
     class.define_method("iommu?", method!(|this: &Sim| this.machine.options().iommu, 0))?;
@@ -234,7 +322,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("stats", method!(stats, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
-    class.define_private_method("native_device", method!(native_device, 8))?;
+    class.define_private_method("native_device", method!(native_device, 5))?;
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;

@@ -93,7 +93,7 @@ impl Channel {
     fn make(engine: Arc<dyn Engine>, index: u16, depth: u32, share: u32, is_device: bool) -> Result<Channel> {
         let queue = engine.queue(index, depth)?;
         Ok(Channel {
-            limits: engine.limits(),
+            limits: engine.channel_limits(index),
             merging: Merging::new(&*engine, &*queue)?,
             engine,
             queue: Some(queue),
@@ -260,6 +260,11 @@ impl Channel {
     /// Whether somebody has to look for completions, because not all will make the event readable.
     pub fn must_poll(&self) -> bool {
         self.is_refused() || self.requests.iter().any(|state| !state.request.interrupt)
+    }
+
+    /// How many interrupts have come, if the engine knows.
+    pub(crate) fn interrupts(&self) -> Option<u64> {
+        self.queue.as_ref().and_then(|queue| queue.interrupts())
     }
 
     /// Whether a write waits for blocks that others occupy, which may last until somebody looks at their channel.

@@ -166,6 +166,11 @@ pub trait Engine: Send + Sync + Debug {
     /// What it takes.
     fn limits(&self) -> Limits;
 
+    /// What channel `index` of it takes, where that is not the same for all.
+    fn channel_limits(&self, _index: u16) -> Limits {
+        self.limits()
+    }
+
     /// What it did so far.
     fn stats(&self) -> Arc<Stats>;
 
@@ -269,6 +274,11 @@ pub trait Queue: Send + Debug {
     /// Makes the event unreadable. Whoever is going to wait for it reaps once more after this: an interrupt for what was
     /// completed before may not come any more.
     fn acknowledge(&mut self);
+    /// How many interrupts have come, where that is known: who runs a machine by hand looks for completions when another has. `None`:
+    /// after each step.
+    fn interrupts(&self) -> Option<u64> {
+        None
+    }
     /// Stops everything at once, where the engine can do that: it uses no memory of ours from now on, and completes nothing more.
     /// Otherwise false.
     fn stop(&mut self) -> bool;

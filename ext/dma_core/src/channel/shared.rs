@@ -1,6 +1,7 @@
 //! A channel of many users: each submits and waits for its own, whoever waits first reaps for all.
 
 mod end;
+mod manual;
 mod open;
 mod plain;
 
@@ -275,34 +276,6 @@ impl Shared {
             progress_all();
         }
         Ok(role)
-    }
-
-    /// Runs a machine with a manual clock until one of the transfers ends.
-    fn run<W: Waiter>(
-        &self,
-        clock: &dyn ManualClock,
-        tickets: &[Arc<Ticket>],
-        timeout: Option<Duration>,
-        waiter: &mut W,
-    ) -> Result<(), W::Error> {
-        let nanos = timeout.map(|timeout| u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX));
-        let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
-        loop {
-            let before = self.seek(tickets).map_err(|error| waiter.error(error))?;
-            waiter.reaped(&mut || {})?;
-            if Ticket::any_ended(tickets) {
-                return Ok(());
-            }
-            if clock.step_until(until) {
-                waiter.step()?;
-                continue;
-            }
-            // Another thread may have let happen what this one waits for, or what that has to wait for.
-            let after = self.seek(tickets).map_err(|error| waiter.error(error))?;
-            if before == after {
-                return Ok(());
-            }
-        }
     }
 
     /// Reaps completions and pushes what fits, unless one of the transfers has ended, if only because the channel was closed; a

@@ -6,28 +6,43 @@
 //! transaction of the [machine](Machine)'s bus, and takes cycles of it.
 
 mod access;
+mod arbiter;
 mod controller;
+mod core;
 mod cpu;
 mod device;
 mod driver;
 mod faults;
+mod handler;
 mod interrupt;
+mod isa;
 mod machine;
+mod memory;
+mod moderation;
+mod pio;
 mod port;
 mod registers;
+mod requester;
+mod signal;
 mod space;
+mod timers;
 mod timing;
 mod trace;
+mod vector;
 mod work;
 mod worker;
 
+pub use arbiter::{Arbitration, MasterStats};
 pub use cpu::{CpuStats, Mode};
 pub use device::{Device, DeviceOptions};
 pub use faults::{Fault, Kind, Trigger};
+pub use handler::InterruptCost;
+pub use isa::Costs;
 pub use machine::{Clock, Machine, MachineOptions, MachineStats};
+pub use moderation::Coalesce;
 pub use registers::channel_offset;
 pub use timing::Timing;
-pub use trace::{Event, What};
+pub use trace::{Event, Master, Record, Tenure, What};
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,9 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use dma_core::device::Device;
 use dma_core::engine::file::{Choice, Direct};
-use dma_core::engine::sim::{self, Clock, DeviceOptions, Fault, Kind, Machine, MachineOptions, Trigger};
+use dma_core::engine::sim::{
+    self, Arbitration, Clock, DeviceOptions, Fault, Kind, Machine, MachineOptions, Timing, Trigger,
+};
 use dma_core::transfer::Status;
 use dma_core::Errno;
 use tempfile::TempDir;
@@ -67,16 +69,13 @@ pub trait Bench: Sync {
 /// A simulated machine with one device.
 pub struct Simulated {
     pub name: &'static str,
-    pub clock: Clock,
-    pub iommu: bool,
+    pub machine: MachineOptions,
     pub device: DeviceOptions,
 }
 
 impl Simulated {
     fn open_with(&self, fault: Option<(Kind, usize)>) -> Rig {
-        let machine =
-            Machine::new(MachineOptions { clock: self.clock, iommu: self.iommu, seed: 1, ..MachineOptions::default() })
-                .unwrap();
+        let machine = Machine::new(self.machine).unwrap();
         let sim = sim::Device::new(&machine, self.device).unwrap();
         // A fault's address is one of the device or of the bus: from here on these are past those.
         drop(sim.map_ring(whole(&region(SIZE as usize, 0))).unwrap());
@@ -87,6 +86,8 @@ impl Simulated {
             machine.inject(Fault { kind, trigger, device: None, channel: None, count });
         }
         let mut rig = Rig::new(Device::of_sim(&sim, self.name), Status::BusWriteError);
+        // A ring and its chains, or an area to bounce through.
+        rig.mapped = if sim.is_isa() { 1 } else { 2 };
         (rig.sim, rig.aborts) = (Some(sim), true);
         rig
     }
@@ -248,11 +249,14 @@ impl Drop for Server {
 
 /// The engines of this computer, in the order of `table.txt`.
 fn host() -> Vec<Box<dyn Bench>> {
-    let sim = |name, clock, iommu, device| -> Box<dyn Bench> { Box::new(Simulated { name, clock, iommu, device }) };
+    let ideal = |clock, iommu| MachineOptions { clock, iommu, seed: 1, ..MachineOptions::default() };
+    let simulated = |name, machine, device| -> Box<dyn Bench> { Box::new(Simulated { name, machine, device }) };
+    let sim = |name, clock, iommu, device| simulated(name, ideal(clock, iommu), device);
     let file = |name, direct, choice| -> Box<dyn Bench> { Box::new(File { name, direct, choice }) };
     let usual = DeviceOptions { memory: SIZE, ..DeviceOptions::default() };
     let strict = DeviceOptions { alignment: 64, max_segments: 4, ring_size: 8, ..usual };
     let small = DeviceOptions { memory: 4096, channels: 1, ring_size: 8, ..usual };
+    let isa = DeviceOptions { memory: SIZE, ..DeviceOptions::isa() };
     vec![
         sim("sim, free clock, IOMMU", Clock::Free, true, usual),
         sim("sim, free clock, physical addresses", Clock::Free, false, usual),
@@ -260,7 +264,24 @@ fn host() -> Vec<Box<dyn Bench>> {
         sim("sim, manual clock, physical addresses", Clock::Manual, false, usual),
         sim("sim, strict, small ring", Clock::Free, true, strict),
         sim("sim, strict, small ring, physical addresses", Clock::Free, false, strict),
-        Box::new(Small(Simulated { name: "sim, small and slow", clock: Clock::Free, iommu: true, device: small })),
+        Box::new(Small(Simulated { name: "sim, small and slow", machine: ideal(Clock::Free, true), device: small })),
+        sim("sim, 8237", Clock::Free, true, isa),
+        sim("sim, 8237, manual clock", Clock::Manual, false, isa),
+        simulated(
+            "sim, PCI",
+            MachineOptions {
+                timing: Timing::PCI,
+                cpu_load: 0.3,
+                arbitration: Arbitration::RoundRobin { latency: 32 },
+                ..ideal(Clock::Manual, false)
+            },
+            DeviceOptions { address_bits: 32, channels: 2, ..usual },
+        ),
+        simulated(
+            "sim, PCI Express",
+            MachineOptions { timing: Timing::PCIE, cpu_load: 0.3, ..ideal(Clock::Free, true) },
+            DeviceOptions { prefetch: 8, ..usual },
+        ),
         file("file, io_uring", Direct::Auto, Choice::Uring),
         file("file, io_uring, page cache", Direct::Never, Choice::Uring),
         file("file, threads", Direct::Auto, Choice::Threads),

@@ -3,6 +3,7 @@
 mod clock;
 mod faults;
 mod iommu;
+mod million;
 mod registers;
 mod ring;
 #[path = "../support/mod.rs"]

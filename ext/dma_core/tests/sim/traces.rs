@@ -51,7 +51,7 @@ fn tour(iommu: bool) -> String {
     bench.machine.run_until_idle();
     bench.channel().progress().unwrap();
     assert!(burst.iter().all(|ticket| ticket.outcome().is_some()));
-    text(&bench.machine.take_trace())
+    text(&bench.machine.take_trace().events)
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn script(iommu: bool) -> (String, Vec<Outcome>) {
         let _ = channel.wait_plain(&ticket, None, GRACE);
         ended.extend(ticket.outcome());
     }
-    (text(&bench.machine.take_trace()), ended)
+    (text(&bench.machine.take_trace().events), ended)
 }
 
 #[test]

@@ -32,8 +32,19 @@ impl Addresses {
     }
 
     /// See [`Space::map_contiguous`].
-    pub(super) fn map_contiguous(&self, span: Span, access: Access, bits: u32) -> Result<(u64, u64)> {
-        self.write().map_contiguous(span, access, bits)
+    pub(super) fn map_contiguous(
+        &self,
+        span: Span,
+        access: Access,
+        bits: u32,
+        boundary: Option<u64>,
+    ) -> Result<(u64, u64)> {
+        self.write().map_contiguous(span, access, bits, boundary)
+    }
+
+    /// See [`Space::map_again`].
+    pub(super) fn map_again(&self, span: &Span, access: Access, bits: u32) -> Option<(u64, Vec<(u64, u64)>)> {
+        self.write().map_again(span, access, bits)
     }
 
     /// Takes a mapping away, once a burst through it is over.
@@ -75,7 +86,8 @@ impl Addresses {
 
 /// What a channel does to memory. The caller checked ranges of the device against its size; no one else reaches its memory.
 impl Common {
-    fn device(&self, offset: u64) -> *mut u8 {
+    /// A place in the device's memory.
+    pub(super) fn device(&self, offset: u64) -> *mut u8 {
         (self.memory.address() as u64 + offset) as *mut u8
     }
 
@@ -93,6 +105,24 @@ impl Common {
             // SAFETY: the address space says that `len` bytes are there, and they stay while the mapping is used.
             unsafe { ptr::copy_nonoverlapping(self.device(from), host, len) };
         })
+    }
+
+    /// Writes the same byte up to `len` times from bus address `to` on: what a bus brings that nobody drives.
+    pub(super) fn fill(&self, to: u64, len: u64, byte: u8) -> Result<u64, Status> {
+        self.addresses.with(to, len, Access::Write, |host, len| {
+            // SAFETY: the address space says that `len` bytes are there, and they stay while the mapping is used.
+            unsafe { ptr::write_bytes(host, byte, len) };
+        })
+    }
+
+    /// The byte at bus address `from`.
+    pub(super) fn peek(&self, from: u64) -> Result<u8, Status> {
+        let mut byte = 0;
+        self.addresses.with(from, 1, Access::Read, |host, _| {
+            // SAFETY: the address space says that a byte is there, and it stays while the mapping is used.
+            byte = unsafe { ptr::read(host) };
+        })?;
+        Ok(byte)
     }
 
     /// Moves `len` bytes inside the device, as if they had been held in between.

@@ -1,19 +1,23 @@
 //! A channel of the simulated device: fetches descriptors, moves bytes, writes statuses back, raises interrupts. Each of these is
 //! one transaction on the bus, which the [machine](super::machine) lets happen one at a time.
 
+mod fetching;
+
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use super::cpu::Mode;
 use super::faults::{Faults, Kind};
+use super::handler::Handlers;
 use super::port::{Port, Record};
 use super::registers::{control, Bank};
-use super::trace::{Event, What};
+use super::signal::Signal;
+use super::timers::Timers;
+use super::timing::Timing;
+use super::trace::{self, Event, Master, What};
 use super::work::{check, Phase, Work};
 use crate::transfer::{flags, Access, Descriptor, Status};
-
-/// The longest chain: one that is longer runs in a circle.
-const MAX_CHAIN: u32 = 1 << 16;
 
 /// Bytes of a status, and of the register that starts a transfer.
 const STATUS: u64 = 4;
@@ -21,9 +25,17 @@ const STATUS: u64 = 4;
 /// What a channel needs of its machine for one transaction.
 pub(super) struct Bus<'a> {
     pub now: u64,
-    pub burst: u64,
+    /// Bytes that it was granted the bus for.
+    pub len: u64,
+    /// See [`Event`].
+    pub asked: u64,
+    pub begin: u64,
+    pub waits: u64,
     pub faults: &'a mut Faults,
-    pub trace: &'a mut Option<Vec<Event>>,
+    pub trace: &'a mut Option<trace::Record>,
+    pub timing: &'a Timing,
+    pub timers: &'a mut Timers,
+    pub handlers: &'a mut Handlers,
 }
 
 /// See the [module](self).
@@ -33,7 +45,10 @@ pub(super) struct Controller {
     pub bank: Bank,
     /// How it shares the bus with the CPU.
     pub mode: Mode,
+    pub signal: Signal,
     work: Option<Work>,
+    /// Descriptors of the ring that were fetched with the one in hand.
+    ahead: VecDeque<Descriptor>,
     /// Something failed since the ring was last empty: fences are not passed.
     failed: bool,
     /// The last transfer of the ring failed: what is linked to it is not attempted.
@@ -48,7 +63,9 @@ impl Controller {
             port,
             bank: Bank::default(),
             mode: Mode::default(),
+            signal: Signal::default(),
             work: None,
+            ahead: VecDeque::new(),
             failed: false,
             broken: false,
             halted: false,
@@ -65,17 +82,30 @@ impl Controller {
                 Phase::Hung => None,
             },
             None if self.bank.start => Some(STATUS),
-            None => self.has_descriptor().then_some(Descriptor::SIZE as u64),
+            None => self.has_descriptor().then(|| self.next_fetch(burst) * Descriptor::SIZE as u64),
         }
+    }
+
+    /// The bus address of what it moves.
+    pub(super) fn next_address(&self) -> u64 {
+        let Some(work) = &self.work else { return self.next_descriptor() };
+        match work.phase {
+            Phase::Fetch => work.descriptor.next,
+            Phase::Finish | Phase::Hung => work.at,
+            Phase::Move if work.is_within() => 0,
+            Phase::Move if work.descriptor.flags & flags::TO_DEVICE != 0 => work.descriptor.source + work.done,
+            Phase::Move => work.descriptor.destination + work.done,
+        }
+    }
+
+    /// The numbers of device and channel.
+    pub(super) fn master(&self) -> Master {
+        (self.port.common.number, self.port.index)
     }
 
     /// Whether that is the next part of a block that it is moving.
     pub(super) fn goes_on(&self) -> bool {
         self.work.as_ref().is_some_and(|work| work.phase == Phase::Move && work.done > 0)
-    }
-
-    fn has_descriptor(&self) -> bool {
-        !self.halted && self.bank.ring_size > 0 && self.bank.head != self.port.doorbell.tail() % self.bank.ring_size
     }
 
     /// Carries the next transaction out.
@@ -100,52 +130,6 @@ impl Controller {
         let mut work = Work::new(None, 0, self.bank.descriptor());
         self.begin(&mut work, bus);
         self.work = Some(work);
-    }
-
-    fn fetch_first(&mut self, bus: &mut Bus<'_>) {
-        let slot = self.bank.head;
-        let at = self.bank.ring_base.wrapping_add(u64::from(slot) * Descriptor::SIZE as u64);
-        match self.fetch(at, bus) {
-            Ok(descriptor) => {
-                let mut work = Work::new(Some(slot), at, descriptor);
-                self.begin(&mut work, bus);
-                self.bank.begin();
-                self.work = Some(work);
-            }
-            Err(status) => {
-                // Without its descriptors the channel can do nothing but say so.
-                self.halted = true;
-                self.port.common.record(status);
-                self.bank.end(status, true);
-                self.interrupt(false, bus);
-            }
-        }
-    }
-
-    fn fetch_chained(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
-        work.at = work.descriptor.next;
-        work.fetched += 1;
-        let fetched = if work.fetched > MAX_CHAIN { Err(Status::DescriptorError) } else { self.fetch(work.at, bus) };
-        match fetched {
-            Ok(descriptor) => {
-                (work.descriptor, work.done, work.failure) = (descriptor, 0, None);
-                self.begin(work, bus);
-            }
-            Err(status) => {
-                self.port.common.record(status);
-                work.chain_failure.get_or_insert(status);
-                (work.descriptor.flags, work.phase) = (0, Phase::Finish);
-                // There is no descriptor to write a status to but the first.
-                work.at = work.first;
-            }
-        }
-    }
-
-    fn fetch(&self, at: u64, bus: &mut Bus<'_>) -> Result<Descriptor, Status> {
-        self.note(bus, What::Fetch, at, Descriptor::SIZE as u64);
-        let fetched = self.port.common.fetch(at);
-        self.port.descriptors.fetch_add(u64::from(fetched.is_ok()), Relaxed);
-        fetched
     }
 
     /// Decides what becomes of the descriptor in hand.
@@ -189,7 +173,7 @@ impl Controller {
     /// Moves one burst.
     fn advance(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
         let Descriptor { source, destination, .. } = work.descriptor;
-        let mut len = work.next_burst(bus.burst);
+        let mut len = work.next_burst(bus.len);
         if work.fault.is_none() {
             let ranges = [(source + work.done, len), (destination + work.done, len)];
             if let Some((kind, at)) = bus.faults.at_addresses(self.port.common.number, self.port.index, &ranges) {
@@ -302,6 +286,9 @@ impl Controller {
         if interrupts {
             self.interrupt(work.quiet, bus);
         }
+        if let Some(descriptor) = self.ahead.pop_front() {
+            self.begin_slot(descriptor, bus);
+        }
     }
 
     fn write_back(&self, at: u64, status: Status, bus: &mut Bus<'_>) {
@@ -311,22 +298,17 @@ impl Controller {
         }
     }
 
-    fn interrupt(&self, lost: bool, bus: &mut Bus<'_>) {
-        self.note(bus, if lost { What::LostInterrupt } else { What::Interrupt }, 0, 0);
-        if !lost {
-            self.port.raise();
-        }
-    }
-
-    fn note(&self, bus: &mut Bus<'_>, what: What, address: u64, len: u64) {
+    pub(super) fn note(&self, bus: &mut Bus<'_>, what: What, address: u64, len: u64) {
         if let Some(trace) = bus.trace {
-            let (device, channel) = (self.port.common.number, self.port.index);
-            trace.push(Event { cycle: bus.now, device, channel, what, address, len });
+            let (device, channel) = self.master();
+            let Bus { now: cycle, asked, begin, waits, .. } = *bus;
+            trace.events.push(Event { cycle, asked, begin, waits, device, channel, what, address, len });
         }
     }
 
     /// Ends the transfer in `slot` as aborted, if it is under way.
     pub(super) fn abort(&mut self, slot: Option<u32>, bus: &mut Bus<'_>) {
+        self.refetch();
         if self.work.as_ref().is_some_and(|work| work.slot == slot) {
             if let Some(mut work) = self.work.take() {
                 work.chain_failure.get_or_insert(Status::Aborted);
@@ -344,13 +326,6 @@ impl Controller {
         }
     }
 
-    /// Whether `slot`, which lies before `tail`, was not fetched yet.
-    pub(super) fn will_fetch(&self, slot: u32, tail: u32) -> bool {
-        let size = self.bank.ring_size.max(1);
-        let distance = |index: u32| (index + size - self.bank.head % size) % size;
-        distance(slot) < distance(tail)
-    }
-
     /// Aborts what is under way, and looks at the ring again if it could not be read.
     pub(super) fn abort_current(&mut self, bus: &mut Bus<'_>) {
         if let Some(slot) = self.work.as_ref().map(|work| work.slot) {
@@ -366,5 +341,6 @@ impl Controller {
         self.bank = Bank::default();
         self.port.doorbell.ring(0);
         self.port.forget_records();
+        self.signal.forget();
     }
 }

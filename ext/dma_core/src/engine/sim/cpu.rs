@@ -3,7 +3,9 @@
 //! The CPU accesses memory, a cache line at a time, computes for a while, and does so again. An access that finds the bus taken stalls
 //! it. Nothing is done cycle by cycle: what happens between two transactions of a channel follows from when the CPU wants the bus next.
 
-use super::timing::Timing;
+use super::machine::MachineOptions;
+use super::memory::Memory;
+use super::trace::{Master, Run};
 
 /// Bytes of an access: a line of the cache.
 const LINE: u64 = 64;
@@ -65,9 +67,9 @@ pub(super) struct Cpu {
 }
 
 impl Cpu {
-    /// One that wants the bus for `load` of the time, from 0 to 1, as near as whole cycles come to it; none for 0.
-    pub(super) fn new(load: f64, timing: &Timing) -> Option<Cpu> {
-        let access = timing.cycles(LINE);
+    /// One that wants the bus for a part of the time, as near as whole cycles come to it; none for 0.
+    pub(super) fn new(options: &MachineOptions, memory: &Memory) -> Option<Cpu> {
+        let (load, access) = (options.cpu_load, Block::new(LINE, options, memory, 0).cycles);
         let gap = ((access as f64 / load - access as f64).round() as u64).min(GAP);
         (load > 0.0).then_some(Cpu { access, gap, next: 0, held: 0, busy: 0, accesses: 0, stalls: 0 })
     }
@@ -82,19 +84,26 @@ impl Cpu {
         CpuStats { accesses: self.accesses, cycles: self.accesses * self.access, stalls: self.stalls }
     }
 
-    /// A channel has the bus from `now` on, or from when the CPU's access is over, for a block that takes `cycles` if
-    /// nobody else wants it: `units` words or packets of `unit` cycles each. When that is done; `None`: never, for the CPU
-    /// leaves no room.
-    pub(super) fn give(&mut self, mode: Mode, now: u64, block: Block) -> Option<u64> {
-        let end = match mode {
-            Mode::Burst if block.goes_on => now.saturating_add(block.cycles),
-            Mode::Burst => self.run_until(now).saturating_add(block.cycles),
-            Mode::CycleStealing => self.share(now, block, |room| room.div_ceil(block.unit).max(1)),
-            Mode::Transparent if self.gap < block.unit => return None,
-            Mode::Transparent => self.share(now, block, |room| room / block.unit),
+    /// A channel has the bus from `now` on, or from when the CPU's access is over, for a block; when that is done. Who had it when
+    /// goes into `log`.
+    pub(super) fn give(&mut self, mode: Mode, now: u64, block: Block, mut log: Option<(Master, &mut Vec<Run>)>) -> u64 {
+        let runs = log.as_mut().map(|(_, runs)| &mut **runs);
+        let start = if block.goes_on { now } else { self.run_until(now, runs) };
+        self.held = match mode {
+            Mode::Burst => {
+                let end = start.saturating_add(block.cycles);
+                log.into_iter().for_each(|(master, runs)| runs.push(Run::once(Some(master), start, end)));
+                end
+            }
+            Mode::CycleStealing => self.share(start, block, |room| room.div_ceil(block.unit).max(1), log),
+            Mode::Transparent => self.share(start, block, |room| room / block.unit, log),
         };
-        self.held = end;
-        Some(end)
+        self.held
+    }
+
+    /// Whether what takes the bus in units between two accesses ever gets it.
+    pub(super) fn leaves_room(&self, block: &Block) -> bool {
+        self.gap >= block.unit
     }
 
     /// Whether a channel has had the bus until `now`: what goes on where it left off need not give it away.
@@ -103,7 +112,7 @@ impl Cpu {
     }
 
     /// Lets the CPU have the bus for all that it wanted it for by `now`; when it is free again.
-    pub(super) fn run_until(&mut self, now: u64) -> u64 {
+    pub(super) fn run_until(&mut self, now: u64, log: Option<&mut Vec<Run>>) -> u64 {
         if self.next < self.held {
             self.stalls += self.held - self.next;
             self.next = self.held;
@@ -112,6 +121,9 @@ impl Cpu {
             return now.max(self.busy);
         }
         let count = (now - self.next) / (self.access + self.gap) + 1;
+        if let Some(runs) = log {
+            runs.push(Run { master: None, begin: self.next, len: self.access, period: self.access + self.gap, count });
+        }
         let last = self.next + (count - 1) * (self.access + self.gap);
         self.accesses += count;
         self.busy = last.saturating_add(self.access);
@@ -121,12 +133,18 @@ impl Cpu {
 
     /// Moves a block in units, as many at a time as `fit` says there are before the CPU, which wants the bus after so many cycles, has
     /// it; when that is done.
-    fn share(&mut self, now: u64, block: Block, fit: impl Fn(u64) -> u64) -> u64 {
-        let start = self.run_until(now);
+    fn share(
+        &mut self,
+        start: u64,
+        block: Block,
+        fit: impl Fn(u64) -> u64,
+        log: Option<(Master, &mut Vec<Run>)>,
+    ) -> u64 {
         let first = fit(self.next - start).min(block.units);
         let left = block.units - first;
         let end = start.saturating_add(first * block.unit);
         if left == 0 {
+            log.into_iter().for_each(|(master, runs)| runs.push(Run::once(Some(master), start, end)));
             return end;
         }
         // The CPU's access, as many units as fit after it, and so on. Each access begins when it is wanted, or when the last unit is
@@ -139,26 +157,40 @@ impl Cpu {
         self.accesses += accesses;
         self.busy = begun.saturating_add((accesses - 1) * (self.access + busy) + self.access);
         self.next = self.busy.saturating_add(self.gap);
-        self.busy.saturating_add((left - (accesses - 1) * each) * block.unit)
+        let done = self.busy.saturating_add((left - (accesses - 1) * each) * block.unit);
+        if let Some((master, runs)) = log {
+            let (master, len, period) = (Some(master), each * block.unit, self.access + busy);
+            runs.push(Run::once(master, start, end));
+            runs.push(Run { master: None, begin: begun, len: self.access, period, count: accesses });
+            runs.push(Run { master, begin: begun + self.access, len, period, count: accesses - 1 });
+            runs.push(Run::once(master, self.busy, done));
+        }
+        done
     }
 }
 
-/// What a channel wants the bus for.
+/// What a channel wants the bus for; where devices have links, memory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block {
     /// Cycles in one go.
-    cycles: u64,
+    pub cycles: u64,
     /// Words or packets, and the cycles of each, in pieces.
     units: u64,
     unit: u64,
-    /// It is the next part of a block whose bus nobody else has had since.
-    goes_on: bool,
+    /// It is the next part of a burst, and nobody else has had the bus since.
+    pub goes_on: bool,
 }
 
 impl Block {
-    pub(super) fn new(timing: &Timing, len: u64, goes_on: bool) -> Block {
+    /// `len` bytes at an address.
+    pub(super) fn new(len: u64, options: &MachineOptions, memory: &Memory, address: u64) -> Block {
+        let timing = options.timing.at(address);
+        let cycles = |len: u64| {
+            let bus = if timing.links { 0 } else { timing.cycles(len) };
+            bus.max(memory.cycles(len))
+        };
         let unit = timing.unit();
-        Block { cycles: timing.cycles(len), units: len.div_ceil(unit), unit: timing.cycles(unit), goes_on }
+        Block { cycles: cycles(len), units: len.div_ceil(unit), unit: cycles(unit), goes_on: false }
     }
 
     /// For how many cycles the channel has the bus.

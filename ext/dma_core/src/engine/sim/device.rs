@@ -1,4 +1,4 @@
-//! A simulated PCIe device: memory, channels with a descriptor ring each, registers.
+//! A simulated device: memory, channels with a descriptor ring each or behind two 8237, registers.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -7,10 +7,14 @@ use std::sync::{Arc, Weak};
 use super::controller::{Bus, Controller};
 use super::cpu::Mode;
 use super::driver::Driver;
+use super::handler::InterruptCost;
 use super::interrupt::Interrupt;
+use super::isa::{Isa, IsaQueue, Ports};
 use super::machine::{Clock, Machine};
+use super::moderation::Coalesce;
 use super::port::{Common, Port};
 use super::registers::Window;
+use super::requester::Requester;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
@@ -36,6 +40,10 @@ pub struct DeviceOptions {
     pub address_bits: u32,
     /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
     pub max_segments: usize,
+    /// Descriptors of its ring that a channel fetches at once.
+    pub prefetch: u32,
+    /// Two 8237 move its bytes, see [`DeviceOptions::isa`].
+    pub isa: bool,
 }
 
 impl Default for DeviceOptions {
@@ -47,14 +55,19 @@ impl Default for DeviceOptions {
             alignment: 1,
             address_bits: 48,
             max_segments: 64,
+            prefetch: 1,
+            isa: false,
         }
     }
 }
 
 impl DeviceOptions {
     fn check(&self) -> Result<()> {
+        if self.isa {
+            return self.check_isa();
+        }
         let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments } = *self;
+        let DeviceOptions { memory, channels, alignment, address_bits, max_segments, prefetch, .. } = *self;
         if !(16..=48).contains(&address_bits) {
             return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
@@ -63,9 +76,6 @@ impl DeviceOptions {
         }
         if !(1..=256).contains(&channels) {
             return refuse(format!("channels: {channels} is not in 1..256"));
-        }
-        if !(2..=1 << 16).contains(&ring_size) {
-            return refuse(format!("ring_size: {ring_size} is not in 2..65536, of which one slot stays free"));
         }
         if !alignment.is_power_of_two() || alignment > PAGE {
             return Err(Error::Alignment(format!("alignment: {alignment} is no power of two in 1..{PAGE}")));
@@ -78,7 +88,17 @@ impl DeviceOptions {
         if !(1..=4096).contains(&max_segments) {
             return refuse(format!("max_segments: {max_segments} is not in 1..4096"));
         }
-        Ok(())
+        if !(1..=64).contains(&prefetch) {
+            return refuse(format!("prefetch: {prefetch} is not in 1..64"));
+        }
+        self.check_ring()
+    }
+
+    pub(super) fn check_ring(&self) -> Result<()> {
+        match self.ring_size {
+            2..=0x1_0000 => Ok(()),
+            size => Err(Error::Argument(format!("ring_size: {size} is not in 2..65536, of which one slot stays free"))),
+        }
     }
 }
 
@@ -106,7 +126,7 @@ impl Device {
             number: machine.number(),
             options,
             memory,
-            addresses: machine.addresses(),
+            addresses: if options.isa { machine.physical() } else { machine.addresses() },
             link: AtomicBool::new(true),
             iommu_faults: AtomicU64::new(0),
             faults: Mutex::new(VecDeque::new()),
@@ -115,16 +135,28 @@ impl Device {
         for index in 0..options.channels {
             let interrupt =
                 Interrupt::new().map_err(|errno| Error::os(errno, "cannot make an interrupt of the device"))?;
-            ports.push(Arc::new(Port::new(Arc::clone(&common), index, interrupt)));
+            let port = Port::new(Arc::clone(&common), index, interrupt);
+            port.late.store(machine.options().interrupt_cost != InterruptCost::default(), Relaxed);
+            ports.push(Arc::new(port));
         }
-        machine.add(ports.iter().map(|port| Controller::new(Arc::clone(port))).collect());
+        let stats: Arc<Stats> = Arc::default();
+        if options.isa {
+            let isa = Isa::new(Arc::clone(&common), ports.clone(), Arc::clone(&stats));
+            machine.add(vec![Requester::Isa(Box::new(isa))]);
+        } else {
+            machine.add(ports.iter().map(|port| Requester::Ring(Controller::new(Arc::clone(port)))).collect());
+        }
         let machine = Arc::clone(machine);
-        Ok(Arc::new_cyclic(|this| Device { machine, common, ports, stats: Arc::default(), this: this.clone() }))
+        Ok(Arc::new_cyclic(|this| Device { machine, common, ports, stats, this: this.clone() }))
     }
 
     /// The machine it is part of.
     pub fn machine(&self) -> &Arc<Machine> {
         &self.machine
+    }
+
+    pub(super) fn common(&self) -> &Common {
+        &self.common
     }
 
     /// What it was made like.
@@ -145,13 +177,43 @@ impl Device {
     /// Aborts everything under way on all channels, and brings the link up again. Rings are kept: their descriptors go on.
     pub fn reset(&self) {
         self.common.link.store(true, Relaxed);
-        self.machine.with_controllers(self.number(), None, Controller::abort_current);
+        match self.is_isa() {
+            true => self.with_isa(Isa::reset),
+            false => self.with_controllers(Controller::abort_current),
+        }
         self.machine.wake();
     }
 
     /// How a channel takes the bus from the CPU, from the next transaction on.
-    pub fn set_mode(&self, channel: u16, mode: Mode) {
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a mode that an 8237 has not.
+    pub fn set_mode(&self, channel: u16, mode: Mode) -> Result<()> {
+        if self.is_isa() {
+            return self.with_isa(|isa, _| isa.set_mode(channel, mode));
+        }
         self.with_controller(channel, |controller, _| controller.mode = mode);
+        Ok(())
+    }
+
+    /// When a channel interrupts, from now on.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for what cannot be, [`Error::Unsupported`] for an 8237.
+    pub fn coalesce(&self, channel: u16, coalesce: Coalesce) -> Result<()> {
+        coalesce.check()?;
+        match self.is_isa() {
+            true if coalesce == Coalesce::NONE => return Ok(()),
+            true => {
+                let reason =
+                    "a card interrupts when its channel has moved what it was programmed for; coalesce: is for others";
+                return Err(Error::Unsupported(reason.into()));
+            }
+            false => {}
+        }
+        self.with_controller(channel, |controller, bus| controller.coalesce(coalesce, bus));
+        self.machine.wake();
+        Ok(())
     }
 
     /// Faults of the IOMMU: how many, and the last ones.
@@ -165,7 +227,7 @@ impl Device {
         self.common.addresses.mappings()
     }
 
-    /// Descriptors fetched, bytes moved and interrupts raised by a channel.
+    /// Descriptors fetched, bytes moved and interrupts sent by a channel.
     pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
         let port = &self.ports[usize::from(channel)];
         (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
@@ -173,16 +235,23 @@ impl Device {
 
     /// Maps the descriptors of a ring, in one piece.
     pub fn map_ring(&self, span: Span) -> Result<Arc<dyn Mapping>> {
+        self.map_contiguous(span, Access::Both, None)
+    }
+
+    /// See [`Space::map_contiguous`](super::space::Space::map_contiguous).
+    pub(super) fn map_contiguous(&self, span: Span, access: Access, boundary: Option<u64>) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
-        let len = span.len() as u64;
-        let bits = self.common.options.address_bits;
-        let (id, address) = self.common.addresses.map_contiguous(span, Access::Both, bits)?;
-        Ok(Arc::new(Mapped {
-            common: Arc::clone(&self.common),
-            id,
-            segments: vec![(address, len)],
-            generation: sys::fork_generation(),
-        }))
+        let (len, bits) = (span.len() as u64, self.common.options.address_bits);
+        let (id, address) = self.common.addresses.map_contiguous(span, access, bits, boundary)?;
+        Ok(self.mapped(id, vec![(address, len)]))
+    }
+
+    pub(super) fn mapped(&self, id: u64, segments: Vec<(u64, u64)>) -> Arc<dyn Mapping> {
+        Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() })
+    }
+
+    pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
+        self.machine.with_controllers(self.number(), None, work);
     }
 
     pub(super) fn with_controller<T>(&self, channel: u16, work: impl FnOnce(&mut Controller, &mut Bus<'_>) -> T) -> T {
@@ -206,6 +275,9 @@ impl Engine for Device {
     }
 
     fn limits(&self) -> Limits {
+        if self.is_isa() {
+            return self.isa_limits();
+        }
         let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
@@ -230,12 +302,24 @@ impl Engine for Device {
         }
     }
 
+    fn channel_limits(&self, index: u16) -> Limits {
+        let limits = self.limits();
+        if self.is_isa() {
+            IsaQueue::limits(index, limits)
+        } else {
+            limits
+        }
+    }
+
     fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
     }
 
     fn queue(&self, index: u16, _depth: u32) -> Result<Box<dyn Queue>> {
         self.machine.check()?;
+        if self.is_isa() {
+            IsaQueue::check(index)?;
+        }
         let Some(port) = self.ports.get(usize::from(index)) else {
             let channels = self.ports.len();
             return Err(Error::Argument(format!("channel {index}: the device has {channels}, from 0 on")));
@@ -246,21 +330,28 @@ impl Engine for Device {
             )));
         }
         let device = self.this.upgrade().expect("called on a living device");
-        let driver = Driver::new(device, Arc::clone(port));
-        if driver.is_err() {
+        let queue: Result<Box<dyn Queue>> = match self.is_isa() {
+            true => IsaQueue::new(device, Arc::clone(port)).map(|queue| Box::new(queue) as _),
+            false => Driver::new(device, Arc::clone(port)).map(|driver| Box::new(driver) as _),
+        };
+        if queue.is_err() {
             port.taken.store(false, SeqCst);
         }
-        Ok(Box::new(driver?))
+        queue
     }
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
+        if self.is_isa() {
+            return self.map_isa(span, access);
+        }
         let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
-        Ok(Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() }))
+        Ok(self.mapped(id, segments))
     }
 
     fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
         match bank {
+            Bank::Bar(0) if self.is_isa() => Ok(Arc::new(Ports(self.this.clone()))),
             Bank::Bar(0) => Ok(Arc::new(Window(self.this.clone()))),
             _ => Err(Error::Argument("a simulated device has one bank of registers, number 0".into())),
         }

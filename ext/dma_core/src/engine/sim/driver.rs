@@ -1,7 +1,7 @@
 //! The driver of a simulated device's channel: maps memory, writes descriptors into the ring, reads statuses out of it.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use std::sync::Arc;
 
 use super::controller::Controller;
@@ -158,6 +158,7 @@ impl Queue for Driver {
 
     fn kick(&mut self) {
         if self.port.doorbell.tail() != self.ring.tail() {
+            self.port.rings.fetch_add(1, Relaxed);
             self.port.doorbell.ring(self.ring.tail());
             self.device.machine().wake();
         }
@@ -187,6 +188,11 @@ impl Queue for Driver {
 
     fn acknowledge(&mut self) {
         self.port.interrupt.acknowledge();
+    }
+
+    fn interrupts(&self) -> Option<u64> {
+        // Where they come at once, who looks after each step sees the same, and those that are lost as well.
+        self.port.late.load(Relaxed).then(|| self.port.delivered.load(Acquire))
     }
 
     fn stop(&mut self) -> bool {

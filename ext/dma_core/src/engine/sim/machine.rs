@@ -1,4 +1,4 @@
-//! The machine: a bus on which one transaction happens at a time, and a clock that counts its cycles.
+//! The machine, as devices and programs see it; what happens in it is the [core](super::core)'s.
 //!
 //! With a free clock a thread carries transactions out as fast as memory is, and sleeps when there are none. With a manual clock
 //! there is no thread: whoever steps the machine, or waits for it, does the same work, so that every run is the same.
@@ -7,13 +7,20 @@ use std::sync::Arc;
 use std::thread;
 
 use super::access::Addresses;
+use super::arbiter::{Arbiter, Arbitration, MasterStats};
 use super::controller::{Bus, Controller};
-use super::cpu::{Block, Cpu, CpuStats, Mode};
+use super::core::Core;
+use super::cpu::{Cpu, CpuStats};
 use super::faults::{Fault, Faults};
+use super::handler::{Handlers, InterruptCost};
+use super::isa::Isa;
+use super::memory::Memory;
+use super::requester::Requester;
 use super::space::Space;
+use super::timers::Timers;
 use super::timing::Timing;
-use super::trace::Event;
-use super::worker::{Step, Worker};
+use super::trace::{Master, Record};
+use super::worker::Worker;
 use crate::engine::ManualClock;
 use crate::error::{Error, Result};
 use crate::sys;
@@ -45,16 +52,50 @@ pub struct MachineOptions {
     pub timing: Timing,
     /// The part of the time, from 0 to 1, for which the CPU wants the bus, as long as nothing keeps it waiting.
     pub cpu_load: f64,
+    /// How channels take turns on a bus.
+    pub arbitration: Arbitration,
+    /// Bytes that memory serves in a second, all together; none: more than anybody asks for, or what is usual where devices have
+    /// links of their own.
+    pub memory_bandwidth: Option<u64>,
+    /// What interrupts take of the CPU's time.
+    pub interrupt_cost: InterruptCost,
 }
 
 impl Default for MachineOptions {
     fn default() -> Self {
-        MachineOptions { clock: Clock::Free, iommu: true, seed: 0, timing: Timing::IDEAL, cpu_load: 0.0 }
+        MachineOptions {
+            clock: Clock::Free,
+            iommu: true,
+            seed: 0,
+            timing: Timing::IDEAL,
+            cpu_load: 0.0,
+            arbitration: Arbitration::Rotating,
+            memory_bandwidth: None,
+            interrupt_cost: InterruptCost::default(),
+        }
+    }
+}
+
+impl MachineOptions {
+    fn check(&self) -> Result<()> {
+        self.timing.check()?;
+        self.interrupt_cost.check()?;
+        let refuse = |what: String| Err(Error::Argument(what));
+        if !(0.0..=1.0).contains(&self.cpu_load) {
+            return refuse(format!("cpu_load: {} is not in 0..1", self.cpu_load));
+        }
+        if self.arbitration == (Arbitration::RoundRobin { latency: 0 }) {
+            return refuse("latency_timer: 0 cycles are none; give 1 or more".into());
+        }
+        if self.memory_bandwidth == Some(0) {
+            return refuse("memory_bandwidth: 0 bytes a second never come; give 1 or more".into());
+        }
+        Ok(())
     }
 }
 
 /// What happened on the bus since the machine was made.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MachineStats {
     /// Cycles that passed.
     pub cycles: u64,
@@ -64,6 +105,14 @@ pub struct MachineStats {
     pub cpu: CpuStats,
     /// The part of the time for which the CPU wants the bus: what was asked for, in whole cycles.
     pub cpu_load: f64,
+    /// Loads and stores that the CPU carried out on devices, descriptors and for interrupts.
+    pub operations: u64,
+    /// What each channel got, in the order of devices and channels.
+    pub masters: Vec<(Master, MasterStats)>,
+    /// Interrupts that the CPU has handled, and cycles that it spent on them, to the end of the last.
+    pub interrupts: u64,
+    /// See [`MachineStats::interrupts`].
+    pub interrupt_cycles: u64,
 }
 
 /// A machine. It ends with the last of its devices and handles.
@@ -76,61 +125,29 @@ pub struct Machine {
     generation: u32,
 }
 
-#[derive(Debug)]
-struct Core {
-    /// The most bytes of one transaction.
-    burst: u64,
-    now: u64,
-    controllers: Vec<Controller>,
-    /// Who is asked first for the next transaction: round robin.
-    turn: usize,
-    current: Option<Current>,
-    timing: Timing,
-    /// None that wants the bus.
-    cpu: Option<Cpu>,
-    /// Cycles for which channels had the bus.
-    dma_cycles: u64,
-    faults: Faults,
-    trace: Option<Vec<Event>>,
-    devices: u32,
-    stopped: bool,
-}
-
-/// The transaction on the bus.
-#[derive(Debug, Clone, Copy)]
-struct Current {
-    /// Whose it is.
-    index: usize,
-    /// When it ends, and how the CPU has fared by then.
-    end: u64,
-    cpu: Option<Cpu>,
-    /// Cycles of it that are not the CPU's.
-    cycles: u64,
-    /// See [`Block`].
-    goes_on: bool,
-}
-
 impl Machine {
     /// A machine without devices.
     ///
     /// # Errors
     /// [`Error::Argument`] for a bus or a CPU that there cannot be, [`Error::Os`] where the system has no thread for it.
     pub fn new(options: MachineOptions) -> Result<Arc<Machine>> {
-        options.timing.check()?;
-        if !(0.0..=1.0).contains(&options.cpu_load) {
-            return Err(Error::Argument(format!("cpu_load: {} is not in 0..1", options.cpu_load)));
-        }
+        options.check()?;
         let burst = if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL };
+        let memory = Memory::new(options.memory_bandwidth, &options.timing);
         let worker = Arc::new(Worker::new(Core {
             burst: options.timing.whole(burst, BURST_FREE),
+            whole: options.timing.whole(BURST_FREE, BURST_FREE),
             now: 0,
-            controllers: Vec::new(),
-            turn: 0,
-            current: None,
-            timing: options.timing,
-            cpu: Cpu::new(options.cpu_load, &options.timing),
+            options,
+            seats: Vec::new(),
+            buses: if options.timing.links { Vec::new() } else { vec![Arbiter::default()] },
+            cpu: Cpu::new(&options, &memory),
+            memory,
             dma_cycles: 0,
+            operations: 0,
             faults: Faults::new(options.seed),
+            timers: Timers::default(),
+            handlers: Handlers::new(options.interrupt_cost, options.timing),
             trace: None,
             devices: 0,
             stopped: false,
@@ -160,6 +177,11 @@ impl Machine {
         Err(Error::Closed("this simulated machine belongs to the parent process; make one anew after fork".into()))
     }
 
+    /// Those of memory by physical address.
+    pub(super) fn physical(&self) -> Arc<Addresses> {
+        Arc::clone(&self.physical)
+    }
+
     /// The bus addresses of a new device.
     pub(super) fn addresses(&self) -> Arc<Addresses> {
         match self.options.iommu {
@@ -177,26 +199,15 @@ impl Machine {
     }
 
     /// Takes a device's channels in.
-    pub(super) fn add(&self, controllers: Vec<Controller>) {
-        self.with(|core| core.controllers.extend(controllers));
+    pub(super) fn add(&self, controllers: Vec<Requester>) {
+        self.with(|core| core.add(controllers));
     }
 
     /// Takes a device's channels away.
     pub(super) fn remove(&self, device: u32) {
-        if self.check().is_err() {
-            return;
+        if self.check().is_ok() {
+            self.with(|core| core.remove(device));
         }
-        self.with(|core| {
-            let Core { controllers, turn, current, .. } = core;
-            // Whose transaction is on the bus goes on, wherever it is in the list then.
-            let kept = |controller: &Controller| controller.port.common.number != device;
-            *current = current.filter(|current| kept(&controllers[current.index])).map(|current| {
-                let index = controllers[..current.index].iter().filter(|controller| kept(controller)).count();
-                Current { index, ..current }
-            });
-            controllers.retain(kept);
-            *turn = 0;
-        });
     }
 
     /// Runs `work` on one channel, or every channel of a device where `channel` is `None`.
@@ -207,20 +218,28 @@ impl Machine {
         mut work: impl FnMut(&mut Controller, &mut Bus<'_>),
     ) {
         self.with(|core| {
-            let Core { burst, now, controllers, faults, trace, current, .. } = core;
-            let mut bus = Bus { now: *now, burst: *burst, faults, trace };
-            for (index, controller) in controllers.iter_mut().enumerate() {
-                let port = &controller.port;
-                if port.common.number == device && channel.is_none_or(|channel| channel == port.index) {
-                    let before = controller.next_len(*burst);
-                    work(controller, &mut bus);
-                    // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
-                    // not keep it from its end.
-                    let changed = controller.next_len(*burst) != before;
-                    current.take_if(|current| changed && current.index == index);
-                }
-            }
+            core.visit(device, channel, |requester, bus| match requester {
+                Requester::Ring(controller) => work(controller, bus),
+                Requester::Isa(_) => {}
+            });
         });
+    }
+
+    /// Runs `work` on the controllers of a device that has 8237s.
+    pub(super) fn with_isa(&self, device: u32, mut work: impl FnMut(&mut Isa, &mut Bus<'_>)) {
+        self.with(|core| {
+            core.visit(device, None, |requester, bus| match requester {
+                Requester::Isa(isa) => work(isa, bus),
+                Requester::Ring(_) => {}
+            });
+        });
+    }
+
+    /// The CPU reads or writes so many words of a device.
+    pub(super) fn operate(&self, words: u64, width: u64, reads: bool) {
+        let timing = &self.options.timing;
+        let cycles = timing.cycles(width) + if reads { timing.read } else { 0 };
+        self.with(|core| core.operate(words, cycles));
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
@@ -229,7 +248,10 @@ impl Machine {
 
     /// Somebody rang a doorbell.
     pub(super) fn wake(&self) {
-        self.worker.tell();
+        match self.options.clock {
+            Clock::Free => self.worker.tell(),
+            Clock::Manual => self.with(Core::ask),
+        }
     }
 
     /// Makes something go wrong.
@@ -250,13 +272,17 @@ impl Machine {
     /// What happened on the bus so far.
     pub fn stats(&self) -> MachineStats {
         self.with(|core| {
-            let Core { now, dma_cycles, mut cpu, current, .. } = *core;
+            let Core { now, dma_cycles, mut cpu, .. } = *core;
+            let idle = core.buses.iter().all(|bus| bus.current.is_none());
             // Beside a transaction it is not known how the CPU fares before that is over, and whether another follows at once.
-            if let Some(cpu) = cpu.as_mut().filter(|cpu| current.is_none() && !cpu.is_held(now)) {
-                cpu.run_until(now);
+            if let Some(cpu) = cpu.as_mut().filter(|cpu| idle && !cpu.is_held(now)) {
+                cpu.run_until(now, None);
             }
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
-            MachineStats { cycles: now, dma_cycles, cpu, cpu_load }
+            let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
+            let masters = core.seats.iter().map(|seat| (seat.controller.master(), seat.stats)).collect();
+            let (interrupts, interrupt_cycles) = core.handlers.stats();
+            MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters, interrupts, interrupt_cycles }
         })
     }
 
@@ -268,14 +294,14 @@ impl Machine {
         self.with(|core| match core.trace {
             Some(_) => Err(Error::Busy("this machine is being traced already; take one trace after the other".into())),
             None => {
-                core.trace = Some(Vec::new());
+                core.trace = Some(Record::default());
                 Ok(())
             }
         })
     }
 
     /// What happened since [`Machine::start_trace`].
-    pub fn take_trace(&self) -> Vec<Event> {
+    pub fn take_trace(&self) -> Record {
         self.with(|core| core.trace.take().unwrap_or_default())
     }
 
@@ -316,62 +342,5 @@ impl Drop for Machine {
         }
         self.with(|core| core.stopped = true);
         self.wake();
-    }
-}
-
-impl Core {
-    /// One step of the machine's thread.
-    fn step(&mut self) -> Step {
-        if self.stopped {
-            Step::Stop
-        } else if self.transact(None) {
-            Step::Done
-        } else {
-            Step::Nothing
-        }
-    }
-
-    /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
-    fn transact(&mut self, until: Option<u64>) -> bool {
-        let Some(current) = self.current.take().or_else(|| self.arbitrate()) else {
-            self.now = until.unwrap_or(self.now).max(self.now);
-            return false;
-        };
-        let Current { index, end, cpu, cycles, .. } = current;
-        if until.is_some_and(|until| end > until) {
-            self.current = Some(current);
-            self.now = until.unwrap_or(self.now).max(self.now);
-            return false;
-        }
-        (self.now, self.cpu) = (end, cpu);
-        self.dma_cycles += cycles;
-        let mut bus = Bus { now: end, burst: self.burst, faults: &mut self.faults, trace: &mut self.trace };
-        self.controllers[index].transact(&mut bus);
-        true
-    }
-
-    /// Who has the bus next, and until when.
-    fn arbitrate(&mut self) -> Option<Current> {
-        let count = self.controllers.len();
-        let current = (0..count).find_map(|step| self.request((self.turn + step) % count))?;
-        self.turn = (current.index + 1) % count;
-        if let Some(cpu) = self.cpu.as_mut().filter(|_| !current.goes_on) {
-            cpu.run_until(self.now);
-        }
-        Some(current)
-    }
-
-    /// The next transaction of a channel, if it has one, and the CPU leaves room for it.
-    fn request(&self, index: usize) -> Option<Current> {
-        let controller = &self.controllers[index];
-        let len = controller.next_len(self.burst)?;
-        let Some(mut cpu) = self.cpu else {
-            let cycles = self.timing.cycles(len);
-            return Some(Current { index, end: self.now.saturating_add(cycles), cpu: None, cycles, goes_on: false });
-        };
-        let goes_on = controller.mode == Mode::Burst && controller.goes_on() && cpu.is_held(self.now);
-        let block = Block::new(&self.timing, len, goes_on);
-        let end = cpu.give(controller.mode, self.now, block)?;
-        Some(Current { index, end, cpu: Some(cpu), cycles: block.taken(controller.mode), goes_on })
     }
 }

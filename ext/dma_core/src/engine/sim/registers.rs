@@ -8,6 +8,8 @@
 //! | 0x08 | MEMORY | 64 | bytes of device memory |
 //! | 0x10 | LINK | 32 | bit 0: the device is reached |
 //! | 0x14 | RESET | 32 | writing 1 resets the device |
+//! | 0x18 | MESSAGE_CONTROL | 16 | as in an MSI-X capability: bits 0 to 10: vectors less one; bit 14: all are masked; bit 15: set |
+//! | 0x20 | PENDING | 4 x 64 | a bit for each channel: its interrupt waits for its vector to be unmasked |
 //!
 //! Channel *n* from `0x100 + 0x40 * n` on:
 //!
@@ -24,12 +26,14 @@
 //! | 0x28 | RING_SIZE | 32 | its slots; 0: no ring |
 //! | 0x2c | TAIL | 32 | doorbell: descriptors before this slot are there |
 //! | 0x30 | FAULT | 64 | bus address of the last fault of the IOMMU |
+//! | 0x38 | VECTOR_CONTROL | 32 | as in an MSI-X table: bit 0: the interrupt of the channel is masked |
 
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Weak};
 
 use super::device::Device;
+use super::vector;
 use crate::engine::Registers;
 use crate::transfer::{flags, Descriptor, Status};
 
@@ -43,8 +47,11 @@ const BLOCKS: u64 = 0x100;
 const BLOCK: u64 = 0x40;
 const LINK: usize = 0x10;
 const RESET: usize = 0x14;
+const MESSAGE_CONTROL: usize = 0x18;
+const PENDING: Range<usize> = 0x20..0x40;
 const CONTROL: usize = 0x14;
 const TAIL: usize = 0x2c;
+const VECTOR_CONTROL: usize = 0x38;
 /// Where a driver has the channel, these are its own: writing them does nothing.
 const RING_REGISTERS: Range<usize> = 0x20..0x30;
 
@@ -93,6 +100,8 @@ pub(super) enum Command {
     Abort,
     Reset,
     Doorbell(u32),
+    /// A new Vector Control.
+    Mask(u32),
 }
 
 impl Bank {
@@ -123,7 +132,7 @@ impl Bank {
         }
     }
 
-    fn image(&self, tail: u32) -> [u8; BLOCK as usize] {
+    fn image(&self, tail: u32, vector: u32) -> [u8; BLOCK as usize] {
         let mut image = [0; BLOCK as usize];
         let mut put = |at: usize, bytes: &[u8]| image[at..at + bytes.len()].copy_from_slice(bytes);
         put(0x00, &self.source.to_le_bytes());
@@ -137,11 +146,12 @@ impl Bank {
         put(0x28, &self.ring_size.to_le_bytes());
         put(TAIL, &tail.to_le_bytes());
         put(0x30, &self.fault.to_le_bytes());
+        put(VECTOR_CONTROL, &vector.to_le_bytes());
         image
     }
 
-    fn write(&mut self, offset: usize, width: usize, value: u64, tail: u32) -> Command {
-        let mut image = self.image(tail);
+    fn write(&mut self, offset: usize, width: usize, value: u64, tail: u32, vector: u32) -> Command {
+        let mut image = self.image(tail, vector);
         image[offset..offset + width].copy_from_slice(&value.to_le_bytes()[..width]);
         let touches = |at: usize, len: usize| offset < at + len && at < offset + width;
         let u64_at = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("eight bytes"));
@@ -150,6 +160,9 @@ impl Bank {
         self.destination = u64_at(0x08);
         self.count = u32_at(0x10);
         self.ring_base = u64_at(0x20);
+        if touches(VECTOR_CONTROL, 4) {
+            return Command::Mask(u32_at(VECTOR_CONTROL));
+        }
         if touches(0x28, 4) {
             (self.ring_size, self.head) = (u32_at(0x28), 0);
             return Command::Doorbell(if touches(TAIL, 4) { u32_at(TAIL) } else { 0 });
@@ -202,11 +215,14 @@ impl Registers for Window {
             image[0x04..0x08].copy_from_slice(&u32::from(device.options().channels).to_le_bytes());
             image[0x08..0x10].copy_from_slice(&device.options().memory.to_le_bytes());
             image[LINK] = u8::from(device.has_link());
+            show_vectors(&device, &mut image);
             return read(&image, offset as usize);
         }
         let (channel, at) = split(offset);
-        device
-            .with_controller(channel, |controller, _| read(&controller.bank.image(controller.port.doorbell.tail()), at))
+        device.with_controller(channel, |controller, _| {
+            let (tail, vector) = (controller.port.doorbell.tail(), controller.signal.vector.control());
+            read(&controller.bank.image(tail, vector), at)
+        })
     }
 
     fn write(&self, offset: u64, width: u8, value: u64) {
@@ -214,6 +230,12 @@ impl Registers for Window {
         if offset < BLOCKS {
             if offset == RESET as u64 && value & 1 != 0 {
                 device.reset();
+            }
+            if (offset..offset + u64::from(width)).contains(&(MESSAGE_CONTROL as u64 + 1)) {
+                let upper = value >> (8 * (MESSAGE_CONTROL as u64 + 1 - offset));
+                let masked = upper as u16 & (vector::FUNCTION_MASK >> 8) != 0;
+                device.with_controllers(|controller, bus| controller.set_function_mask(masked, bus));
+                device.machine().wake();
             }
             return;
         }
@@ -223,16 +245,34 @@ impl Registers for Window {
             if taken && RING_REGISTERS.contains(&at) {
                 return;
             }
-            match controller.bank.write(at, usize::from(width), value, tail) {
+            if (0x20..TAIL).contains(&at) {
+                controller.refetch();
+            }
+            let vector = controller.signal.vector.control();
+            match controller.bank.write(at, usize::from(width), value, tail, vector) {
                 Command::None => {}
                 Command::Abort => controller.abort(None, bus),
                 Command::Reset if taken => controller.abort_current(bus),
                 Command::Reset => controller.reset(bus),
+                Command::Mask(control) => controller.set_vector_control(control, bus),
                 Command::Doorbell(tail) => Arc::clone(&controller.port).doorbell.ring(tail),
             }
         });
         device.machine().wake();
     }
+}
+
+/// The registers of all vectors.
+fn show_vectors(device: &Device, image: &mut [u8; BLOCKS as usize]) {
+    let (mut message_control, mut pending) =
+        (vector::ENABLE | (device.options().channels - 1), [0; PENDING.end - PENDING.start]);
+    device.with_controllers(|controller, _| {
+        let (index, vector) = (usize::from(controller.port.index), &controller.signal.vector);
+        pending[index / 8] |= u8::from(vector.is_pending()) << (index % 8);
+        message_control |= if vector.is_function_masked() { vector::FUNCTION_MASK } else { 0 };
+    });
+    image[MESSAGE_CONTROL..MESSAGE_CONTROL + 2].copy_from_slice(&message_control.to_le_bytes());
+    image[PENDING].copy_from_slice(&pending);
 }
 
 fn split(offset: u64) -> (u16, usize) {

@@ -20,7 +20,7 @@ const FULL: &str =
     "no bus addresses are left for them; let transfers end, map less at once, or give the device more address bits";
 const OUT_OF_REACH: &str = "a device with more address bits uses the same memory, at a physical address past these; \
                             map it for this device first, or give the machine an IOMMU";
-const MAPPED: &str = "it is mapped already, in pieces; map it for its ring first";
+const MAPPED: &str = "it is mapped already, in pieces or out of reach; take that mapping away first";
 
 /// What the devices of a machine see of host memory: the bytes that are mapped, at their bus addresses, and nothing
 /// else.
@@ -74,13 +74,30 @@ impl Space {
     /// # Errors
     /// [`Error::Argument`] for no bytes; ENOSPC where no addresses are left that the device reaches.
     pub fn map(&mut self, span: Span, access: Access, address_bits: u32) -> Result<(u64, Vec<(u64, u64)>)> {
-        self.map_pieces(span, access, address_bits, false)
+        self.map_pieces(span, access, address_bits, None)
     }
 
-    /// The same in one piece, as a descriptor ring has to be; its memory must not be mapped already.
-    pub fn map_contiguous(&mut self, span: Span, access: Access, address_bits: u32) -> Result<(u64, u64)> {
-        let (id, pieces) = self.map_pieces(span, access, address_bits, true)?;
+    /// The same in one piece, as a descriptor ring has to be; its memory must not be mapped already, unless it is so. Without an
+    /// IOMMU the piece passes no multiple of `boundary`, where there is one; if it is longer it begins in the first page of one.
+    pub fn map_contiguous(
+        &mut self,
+        span: Span,
+        access: Access,
+        address_bits: u32,
+        boundary: Option<u64>,
+    ) -> Result<(u64, u64)> {
+        let boundary = boundary.map_or(1 << BUS_BITS, |boundary| boundary.max(PAGE));
+        let (id, pieces) = self.map_pieces(span, access, address_bits, Some(boundary / PAGE))?;
         Ok((id, pieces[0].0))
+    }
+
+    /// Maps once more what is mapped already, if a device that reaches addresses below 2<sup>`address_bits`</sup> reaches all of it.
+    pub fn map_again(&mut self, span: &Span, access: Access, address_bits: u32) -> Option<(u64, Vec<(u64, u64)>)> {
+        let Kind::Physical(physical) = &self.kind else { return None };
+        let limit = 1 << address_bits.min(BUS_BITS).saturating_sub(PAGE.ilog2());
+        let is_there = |page| physical.numbers.get(&page).is_some_and(|number| *number < limit);
+        let is_all_there = pages(span.address() as u64, span.len() as u64).all(is_there);
+        is_all_there.then(|| self.map(span.part(0, span.len()), access, address_bits).ok())?
     }
 
     fn map_pieces(
@@ -88,7 +105,7 @@ impl Space {
         span: Span,
         access: Access,
         address_bits: u32,
-        contiguous: bool,
+        boundary: Option<u64>,
     ) -> Result<(u64, Vec<(u64, u64)>)> {
         if span.is_empty() {
             return Err(Error::Argument("a mapping needs at least one byte".into()));
@@ -99,7 +116,7 @@ impl Space {
         let pieces = match &mut self.kind {
             Kind::Iommu(iommu) => iommu.map(id, host, len, access, limit).map(|bus| vec![(bus, len)]).ok_or(FULL),
             Kind::Physical(physical) => {
-                let reserved = if contiguous { physical.reserve(host, len, limit) } else { Ok(()) };
+                let reserved = boundary.map_or(Ok(()), |boundary| physical.reserve(host, len, limit, boundary));
                 reserved.and_then(|()| physical.map(id, host, len, limit))
             }
         }
@@ -245,16 +262,22 @@ impl Physical {
         Ok(pieces)
     }
 
-    /// Gives the pages frames in a row, before they are mapped.
-    fn reserve(&mut self, host: u64, len: u64, limit: u64) -> Result<(), &'static str> {
+    /// Gives the pages frames in a row, before they are mapped. If these have room within `boundary` frames, they do not pass a
+    /// multiple of it, and otherwise begin at one.
+    fn reserve(&mut self, host: u64, len: u64, limit: u64, boundary: u64) -> Result<(), &'static str> {
         let pages: Vec<u64> = pages(host, len).collect();
         let count = pages.len() as u64;
+        let fits = |first: u64| first % boundary == 0 || first % boundary + count <= boundary;
         if pages.iter().any(|page| self.numbers.contains_key(page)) {
-            return Err(MAPPED);
+            let first = self.numbers.get(&pages[0]).copied().filter(|first| fits(*first) && first + count <= limit);
+            let is_row =
+                |first| pages.iter().zip(first..).all(|(page, number)| self.numbers.get(page) == Some(&number));
+            return first.filter(|first| is_row(*first)).map(drop).ok_or(MAPPED);
         }
         let last = limit.checked_sub(count).filter(|last| *last >= FIRST).ok_or(FULL)?;
         let start = self.random.u64(FIRST..=last);
-        let free = |first: &u64| (*first..first + count).all(|number| !self.frames.contains_key(&number));
+        let is_free = |first: u64| (first..first + count).all(|number| !self.frames.contains_key(&number));
+        let free = |first: &u64| fits(*first) && is_free(*first);
         let first = (start..=last).chain(FIRST..start).find(free).ok_or(FULL)?;
         self.numbers.extend(pages.into_iter().zip(first..));
         Ok(())

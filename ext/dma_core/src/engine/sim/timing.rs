@@ -20,6 +20,12 @@ pub struct Timing {
     pub payload: u64,
     /// Bytes that go with each transaction and are no payload.
     pub overhead: u64,
+    /// Cycles more of a transaction at an address that has more than 32 bits.
+    pub dual: u64,
+    /// Cycles more that the CPU waits for what it reads from a device.
+    pub read: u64,
+    /// Each device has a link of its own, and only memory is everybody's.
+    pub links: bool,
 }
 
 /// Nanoseconds.
@@ -34,23 +40,42 @@ const PRESETS: [(&str, Timing); 4] =
 
 impl Timing {
     /// Eight bytes a nanosecond and nothing else: cycles that are easy to count.
-    pub const IDEAL: Timing =
-        Timing { width: 8, frequency: 1_000_000_000, beat: 1, setup: 0, payload: u64::MAX, overhead: 0 };
+    pub const IDEAL: Timing = Timing {
+        width: 8,
+        frequency: 1_000_000_000,
+        beat: 1,
+        setup: 0,
+        payload: u64::MAX,
+        overhead: 0,
+        dual: 0,
+        read: 0,
+        links: false,
+    };
 
     /// ISA, 16 bits at 8 MHz: a memory cycle of a 16-bit device is three clocks, one of them a wait state (IEEE P996, "standard
     /// 16-bit memory cycle").
-    pub const ISA: Timing = Timing { width: 2, frequency: 8_000_000, beat: 3, setup: 0, payload: 2, overhead: 0 };
+    pub const ISA: Timing = Timing { width: 2, frequency: 8_000_000, beat: 3, payload: 2, ..Timing::IDEAL };
 
     /// PCI, 32 bits at 33 MHz. Beside the data phases there are the address phase, one clock until a target of medium speed
     /// answers with DEVSEL#, and an idle clock (PCI Local Bus Specification 2.2, 3.2.1 and 3.6.1). Who has the bus gives it up when
-    /// the latency timer has run out, of which 32 clocks are the usual value: 29 data phases.
-    pub const PCI: Timing = Timing { width: 4, frequency: 33_333_333, beat: 1, setup: 3, payload: 116, overhead: 0 };
+    /// the latency timer has run out, of which 32 clocks are the usual value: 29 data phases. An address of more than 32 bits takes
+    /// two address phases (3.9, dual address cycle), a read a turnaround before its data (3.3.1).
+    pub const PCI: Timing =
+        Timing { width: 4, frequency: 33_333_333, setup: 3, payload: 116, dual: 1, read: 1, ..Timing::IDEAL };
 
     /// PCI Express 3.0, 16 lanes: 8 GT/s in blocks of 130 bits for 128, a byte of each lane a cycle. A packet (TLP) of up to 256
     /// bytes has 4 bytes of framing, 16 of header with 64-bit addresses, and 4 of LCRC (PCI Express Base Specification 3.0, 2.2 and
-    /// 4.2.2).
-    pub const PCIE: Timing =
-        Timing { width: 16, frequency: 984_615_384, beat: 1, setup: 0, payload: 256, overhead: 24 };
+    /// 4.2.2). A read is there and back over it: some 500 ns, of which the host takes the most (Neugebauer et al., Understanding PCIe
+    /// performance for end host networking, SIGCOMM 2018, figure 5).
+    pub const PCIE: Timing = Timing {
+        width: 16,
+        frequency: 984_615_384,
+        payload: 256,
+        overhead: 24,
+        read: 492,
+        links: true,
+        ..Timing::IDEAL
+    };
 
     /// The preset with this name in Ruby.
     pub fn from_name(name: &str) -> Option<Timing> {
@@ -63,7 +88,7 @@ impl Timing {
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        let Timing { width, frequency, beat, setup, payload, overhead } = *self;
+        let Timing { width, frequency, beat, setup, payload, overhead, dual, read, .. } = *self;
         let limits = [
             ("width", width, 1, 4096),
             ("frequency", frequency, 1, 1_000_000_000_000),
@@ -71,6 +96,8 @@ impl Timing {
             ("setup", setup, 0, 1 << 20),
             ("payload", payload, 1, u64::MAX),
             ("overhead", overhead, 0, 4096),
+            ("dual", dual, 0, 1 << 20),
+            ("read", read, 0, 1 << 20),
         ];
         match limits.into_iter().find(|(_, value, least, most)| !(least..=most).contains(&value)) {
             Some((name, value, least, most)) => {
@@ -86,6 +113,25 @@ impl Timing {
         let transactions = if len <= self.payload { len.min(1) } else { len.div_ceil(self.payload) };
         let bytes = len + transactions * self.overhead;
         transactions * self.setup + bytes.div_ceil(self.width) * self.beat
+    }
+
+    /// Its transactions at an address.
+    pub(super) fn at(&self, address: u64) -> Timing {
+        let dual = if address >> 32 > 0 { self.dual } else { 0 };
+        Timing { setup: self.setup + dual, ..*self }
+    }
+
+    /// How many bytes whole transactions bring in so many cycles; those of a unit, where there is not the time for even that.
+    pub(super) fn fit(&self, cycles: u64) -> u64 {
+        let one = |cycles: u64| {
+            let beats = cycles.saturating_sub(self.setup) / self.beat;
+            beats.saturating_mul(self.width).saturating_sub(self.overhead)
+        };
+        if one(cycles) < self.payload {
+            return one(cycles).max(self.unit());
+        }
+        let full = self.cycles(self.payload);
+        (cycles / full).saturating_mul(self.payload).saturating_add(one(cycles % full))
     }
 
     /// At least `len` bytes, cut where that costs nothing; unless transactions are larger than `most`, which one burst each is then.
@@ -147,7 +193,7 @@ mod tests {
 
     #[test]
     fn bursts_are_cut_where_it_costs_nothing() {
-        let odd = Timing { width: 12, payload: 35, overhead: 5, beat: 2, setup: 7, frequency: 1 };
+        let odd = Timing { width: 12, payload: 35, overhead: 5, beat: 2, setup: 7, frequency: 1, ..Timing::IDEAL };
         for timing in PRESETS.map(|(_, timing)| timing).into_iter().chain([odd, Timing { width: 4096, ..odd }]) {
             for len in [256, 64 << 10] {
                 let burst = timing.whole(len, 64 << 10);
@@ -156,6 +202,28 @@ mod tests {
             }
         }
         assert_eq!(Timing::IDEAL.whole(256, 64 << 10), 256);
+    }
+
+    #[test]
+    fn what_fits_into_cycles_takes_no_more_and_much_more_does_not_fit() {
+        let odd = Timing { width: 12, payload: 35, overhead: 5, beat: 2, setup: 7, ..Timing::IDEAL };
+        for timing in PRESETS.map(|(_, timing)| timing).into_iter().chain([odd]) {
+            for cycles in timing.cycles(timing.unit())..600 {
+                let len = timing.fit(cycles);
+                assert!(timing.cycles(len) <= cycles, "{timing:?}: {len} bytes in {cycles}");
+                // A beat may be shared by two transactions.
+                let more = len + (len.div_ceil(timing.payload) + 2) * timing.width;
+                assert!(timing.cycles(more) > cycles, "{timing:?}: {more} bytes in {cycles} as well");
+            }
+            assert_eq!(timing.fit(0), timing.unit());
+        }
+    }
+
+    #[test]
+    fn an_address_of_more_than_32_bits_costs_pci_a_clock() {
+        let cycles = [0xffff_ffff, 1 << 32].map(|address| Timing::PCI.at(address).cycles(116));
+        assert_eq!(cycles, [32, 33]);
+        assert_eq!(Timing::PCIE.at(1 << 40), Timing::PCIE);
     }
 
     #[test]

@@ -15,10 +15,16 @@ pub enum What {
     FromDevice,
     /// Bytes went from one place of the device to another.
     Within,
+    /// Bytes went from one place of memory to another.
+    Memory,
+    /// A channel of an 8237 reached its terminal count.
+    TerminalCount,
     /// A status was written back, or shown in the status register.
     Status(Status),
     /// An interrupt was raised.
     Interrupt,
+    /// The CPU was in the handler of an interrupt.
+    Handler,
     /// An interrupt was due and got lost.
     LostInterrupt,
     /// The channel does nothing any more.
@@ -30,16 +36,79 @@ pub enum What {
 pub struct Event {
     /// When it was over, in cycles since the machine was made.
     pub cycle: u64,
+    /// Since when its channel asked for the bus, and when it had it.
+    pub asked: u64,
+    /// See [`Event::asked`].
+    pub begin: u64,
+    /// How many of its cycles memory kept it waiting for.
+    pub waits: u64,
     /// Which device of the machine.
     pub device: u32,
     /// Which channel of the device.
     pub channel: u16,
     /// What it was.
     pub what: What,
-    /// The bus address of memory; for [`What::Within`] the device address that was written.
+    /// The bus address of memory, of the byte that was written where it is from one place to another; for [`What::Within`] the
+    /// device address that was written.
     pub address: u64,
     /// Bytes.
     pub len: u64,
+}
+
+/// A channel as a master of the bus: the numbers of its device and of itself.
+pub type Master = (u32, u16);
+
+/// A time for which somebody had the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenure {
+    /// Who; `None`: the CPU.
+    pub master: Option<Master>,
+    /// Its first cycle.
+    pub begin: u64,
+    /// The first cycle after it.
+    pub end: u64,
+}
+
+/// Tenures of one master that follow each other at equal distances, so that a CPU by itself takes no memory.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Run {
+    pub master: Option<Master>,
+    pub begin: u64,
+    pub len: u64,
+    pub period: u64,
+    pub count: u64,
+}
+
+impl Run {
+    pub(super) fn once(master: Option<Master>, begin: u64, end: u64) -> Run {
+        Run { master, begin, len: end - begin, period: 1, count: u64::from(end > begin) }
+    }
+
+    fn tenures(&self, from: u64, to: u64) -> impl Iterator<Item = Tenure> {
+        let Run { master, begin, len, period, count } = *self;
+        let first = from.saturating_sub(begin + len) / period;
+        let tenures = (first..count).map(move |index| begin + index * period);
+        let tenures = tenures.take_while(move |begin| *begin < to).filter(move |begin| begin + len > from);
+        tenures.map(move |begin| Tenure { master, begin, end: begin + len })
+    }
+}
+
+/// What was written down of a machine.
+#[derive(Debug, Clone, Default)]
+pub struct Record {
+    /// Every transaction, in the order in which they ended.
+    pub events: Vec<Event>,
+    pub(super) runs: Vec<Run>,
+}
+
+impl Record {
+    /// Who had the bus when, from cycle `from` until before cycle `to`, in order. The CPU is not on the links that devices have for
+    /// themselves.
+    pub fn tenures(&self, from: u64, to: u64) -> Vec<Tenure> {
+        let mut tenures: Vec<Tenure> = self.runs.iter().flat_map(|run| run.tenures(from, to)).collect();
+        tenures.sort_by_key(|tenure| tenure.begin);
+        tenures
+    }
 }
 
 impl What {
@@ -50,8 +119,11 @@ impl What {
             What::ToDevice => "to_device",
             What::FromDevice => "from_device",
             What::Within => "within",
+            What::Memory => "memory",
+            What::TerminalCount => "terminal_count",
             What::Status(_) => "status",
             What::Interrupt => "interrupt",
+            What::Handler => "handler",
             What::LostInterrupt => "lost_interrupt",
             What::Hang => "hang",
         }
@@ -60,10 +132,10 @@ impl What {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Event { cycle, device, channel, what, address, len } = self;
+        let Event { cycle, device, channel, what, address, len, .. } = self;
         write!(f, "{cycle} {device}.{channel} {}", what.name())?;
         match what {
-            What::Interrupt | What::LostInterrupt | What::Hang => Ok(()),
+            What::Interrupt | What::Handler | What::LostInterrupt | What::Hang | What::TerminalCount => Ok(()),
             What::Status(Status::IommuFault { address: at, access }) => {
                 write!(f, " {address:#x} iommu_fault {} {at:#x}", Access::name(*access))
             }

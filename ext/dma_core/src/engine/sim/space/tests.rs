@@ -231,3 +231,49 @@ fn a_page_at_home_past_the_reach_of_a_device_is_refused_to_it() {
     space.unmap(id);
     assert!(space.map(span(&memory, 20, 10), Access::Both, 32).is_ok());
 }
+
+#[test]
+fn one_piece_passes_no_boundary_and_a_longer_one_begins_at_one() {
+    const BOUNDARY: u64 = 1 << 16;
+    let memory = region(40 * 4096);
+    for seed in 0..50 {
+        let mut space = Space::physical(seed);
+        let mut map = |page: usize, pages: usize| {
+            let span = span(&memory, page * 4096, pages * 4096);
+            space.map_contiguous(span, Access::Both, 24, Some(BOUNDARY)).unwrap().1
+        };
+        let (short, long) = (map(0, 9), map(9, 20));
+        assert_eq!(short / BOUNDARY, (short + 9 * 4096 - 1) / BOUNDARY);
+        assert_eq!((long % BOUNDARY, long + 20 * 4096 <= 1 << 24), (0, true));
+        assert_eq!(map(2, 5), short + 2 * 4096, "what is in one piece already stays where it is");
+    }
+}
+
+#[test]
+fn what_is_mapped_in_pieces_is_not_mapped_in_one() {
+    let memory = region(4 * 4096);
+    let mut space = Space::physical(1);
+    let (id, _) = space.map(span(&memory, 0, 4 * 4096), Access::Both, 24).unwrap();
+    let refusal = space.map_contiguous(span(&memory, 0, 8192), Access::Both, 24, None).unwrap_err().to_string();
+    assert!(refusal.contains("mapped already, in pieces"), "{refusal}");
+    space.unmap(id);
+    assert!(space.map_contiguous(span(&memory, 0, 8192), Access::Both, 24, None).is_ok());
+    assert!(space.map_contiguous(span(&memory, 4096, 8192), Access::Both, 24, None).is_err(), "the half of it");
+}
+
+#[test]
+fn only_what_a_device_reaches_all_of_is_mapped_again() {
+    let memory = region(4 * 4096);
+    let mut space = Space::physical(3);
+    let again = |space: &mut Space, page: usize, bits| {
+        space.map_again(&span(&memory, page * 4096, 8192), Access::Read, bits).map(|(_, pieces)| pieces)
+    };
+    assert_eq!(again(&mut space, 0, 24), None);
+    let (_, address) = space.map_contiguous(span(&memory, 0, 2 * 4096 + 10), Access::Both, 24, None).unwrap();
+    assert_eq!(again(&mut space, 0, 24), Some(vec![(address, 8192)]));
+    assert!(again(&mut space, 1, 24).is_some(), "by the page");
+    assert_eq!((again(&mut space, 2, 24), again(&mut space, 0, 12)), (None, None));
+    let mut iommu = Space::iommu();
+    iommu.map(span(&memory, 0, 8192), Access::Both, 24).unwrap();
+    assert_eq!(again(&mut iommu, 0, 24), None);
+}

@@ -1,0 +1,312 @@
+//! What happens next: the machine's time goes from the end of one transaction to the end of the next.
+
+use super::arbiter::{Arbiter, MasterStats};
+use super::controller::Bus;
+use super::cpu::{Block, Cpu, Mode};
+use super::faults::Faults;
+use super::handler::Handlers;
+use super::machine::MachineOptions;
+use super::memory::Memory;
+use super::requester::Requester;
+use super::timers::Timers;
+use super::trace::{Record, Run};
+use super::worker::Step;
+
+/// The machine's state, under its lock.
+#[derive(Debug)]
+pub(super) struct Core {
+    /// The most bytes of one transaction, and of one that nobody can look into: nobody else asks for the bus, and nothing but the
+    /// end of all is waited for. What it takes is the same.
+    pub burst: u64,
+    pub whole: u64,
+    pub now: u64,
+    pub options: MachineOptions,
+    pub seats: Vec<Seat>,
+    /// One that all share, or a link for each device.
+    pub buses: Vec<Arbiter>,
+    pub memory: Memory,
+    /// None that wants the bus; where devices have links, memory.
+    pub cpu: Option<Cpu>,
+    /// Cycles for which channels had a bus.
+    pub dma_cycles: u64,
+    /// Words that the CPU moved by itself, and what it did for devices that are gone.
+    pub operations: u64,
+    pub faults: Faults,
+    pub timers: Timers,
+    pub handlers: Handlers,
+    pub trace: Option<Record>,
+    pub devices: u32,
+    pub stopped: bool,
+}
+
+/// A channel, or the controllers of several, and where it asks for the bus.
+#[derive(Debug)]
+pub(super) struct Seat {
+    pub controller: Requester,
+    pub bus: usize,
+    /// Since when it asks.
+    pub asked: Option<u64>,
+    pub stats: MasterStats,
+}
+
+impl Seat {
+    pub(super) fn new(controller: Requester, bus: usize) -> Seat {
+        Seat { controller, bus, asked: None, stats: MasterStats::default() }
+    }
+
+    /// Whether it has a transaction to do.
+    pub(super) fn asks(&mut self, now: u64) -> bool {
+        let asks = self.controller.next_len(1).is_some();
+        self.asked = if asks { self.asked.or(Some(now)) } else { None };
+        asks
+    }
+}
+
+/// The transaction on a bus.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Current {
+    /// Whose it is.
+    pub index: usize,
+    /// Bytes that it moves.
+    len: u64,
+    asked: u64,
+    begin: u64,
+    end: u64,
+    /// Cycles for which memory keeps it waiting.
+    waits: u64,
+    mode: Mode,
+    block: Block,
+    /// How the CPU has fared by the end, on a bus that it shares.
+    cpu: Option<Cpu>,
+}
+
+impl Core {
+    /// Takes a device's channels in.
+    pub(super) fn add(&mut self, controllers: Vec<Requester>) {
+        if self.options.timing.links {
+            self.buses.push(Arbiter::default());
+        }
+        let bus = self.buses.len() - 1;
+        self.seats.extend(controllers.into_iter().map(|controller| Seat::new(controller, bus)));
+    }
+
+    /// Takes a device's channels away, and the link that it had.
+    pub(super) fn remove(&mut self, device: u32) {
+        let Core { seats, buses, options, operations, handlers, .. } = self;
+        let kept = |seat: &Seat| seat.controller.master().0 != device;
+        for bus in buses.iter_mut() {
+            // Whose transaction is on the bus goes on, wherever it is in the list then.
+            bus.current = bus.current.filter(|current| kept(&seats[current.index])).map(|current| {
+                let index = seats[..current.index].iter().filter(|seat| kept(seat)).count();
+                Current { index, ..current }
+            });
+            bus.forget();
+        }
+        let link = seats.iter().find(|seat| !kept(seat)).map(|seat| seat.bus).filter(|_| options.timing.links);
+        *operations += seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.operations()).sum::<u64>();
+        seats.retain(kept);
+        handlers.forget(device);
+        if let Some(link) = link {
+            buses.remove(link);
+            seats.iter_mut().filter(|seat| seat.bus > link).for_each(|seat| seat.bus -= 1);
+        }
+    }
+
+    /// Runs `work` on one channel, or every channel of a device where `channel` is `None`.
+    pub(super) fn visit(
+        &mut self,
+        device: u32,
+        channel: Option<u16>,
+        mut work: impl FnMut(&mut Requester, &mut Bus<'_>),
+    ) {
+        let Core { now, seats, buses, faults, trace, timers, handlers, options, .. } = self;
+        let (now, timing) = (*now, &options.timing);
+        let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers };
+        for (index, seat) in seats.iter_mut().enumerate() {
+            if seat.controller.is_of(device, channel) {
+                let before = seat.controller.next_len(u64::MAX);
+                work(&mut seat.controller, &mut bus);
+                // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
+                // not keep it from its end.
+                let changed = seat.controller.next_len(u64::MAX) != before;
+                buses[seat.bus].current.take_if(|current| changed && current.index == index);
+            }
+        }
+    }
+
+    /// Notes who asks for a bus from now on.
+    pub(super) fn ask(&mut self) {
+        let now = self.now;
+        self.seats.iter_mut().for_each(|seat| _ = seat.asks(now));
+    }
+
+    /// One step of the machine's thread.
+    pub(super) fn step(&mut self) -> Step {
+        if self.stopped {
+            Step::Stop
+        } else if self.transact(None) {
+            Step::Done
+        } else {
+            Step::Nothing
+        }
+    }
+
+    /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
+    pub(super) fn transact(&mut self, until: Option<u64>) -> bool {
+        let (next, alarm) = (self.next(until.is_some()), self.alarm());
+        // What ends in the cycle of an alarm is there for it.
+        let next = next.filter(|(_, current)| alarm.is_none_or(|alarm| current.end <= alarm));
+        let end = next.map(|(_, current)| current.end).or(alarm);
+        if end.is_none_or(|end| until.is_some_and(|until| end > until)) {
+            self.now = until.unwrap_or(self.now).max(self.now);
+            return false;
+        }
+        match (next, alarm) {
+            (Some((bus, current)), _) => {
+                self.buses[bus].current = None;
+                self.end(current);
+            }
+            (None, Some(alarm)) => self.ring(alarm),
+            (None, None) => {}
+        }
+        true
+    }
+
+    /// When the transaction ends that ends first.
+    pub(super) fn next_end(&mut self) -> Option<u64> {
+        self.next(true).map(|(_, current)| current.end)
+    }
+
+    /// When something is due that is no transaction.
+    fn alarm(&mut self) -> Option<u64> {
+        let Core { timers, seats, handlers, .. } = self;
+        let waits = |cycle, master| {
+            seats.iter().any(|seat| seat.controller.master() == master && seat.controller.due() == Some(cycle))
+        };
+        let timer = timers.first(waits).map(|(cycle, _)| cycle);
+        timer.into_iter().chain(handlers.due()).min()
+    }
+
+    /// Lets happen what is due at `alarm` and no transaction: a handler, or what a timer was for.
+    fn ring(&mut self, alarm: u64) {
+        self.now = self.now.max(alarm);
+        let Core { now, seats, faults, trace, timers, handlers, options, .. } = self;
+        let (now, timing) = (*now, &options.timing);
+        let handled = handlers.serve(now);
+        let master = handled.map(|handled| handled.master).or_else(|| timers.pop());
+        let Some((device, channel)) = master else { return };
+        let Some(seat) = seats.iter_mut().find(|seat| seat.controller.is_of(device, Some(channel))) else { return };
+        let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers };
+        match handled {
+            Some(handled) => seat.controller.handled(handled, &mut bus),
+            None => seat.controller.tell(&mut bus),
+        }
+    }
+
+    /// The transaction that ends first, of those that are on the buses now. Somebody may look at what happens within it if `watched`.
+    fn next(&mut self, watched: bool) -> Option<(usize, Current)> {
+        let mut first: Option<(usize, Current)> = None;
+        for bus in 0..self.buses.len() {
+            if self.buses[bus].current.is_none() {
+                self.buses[bus].current = self.arbitrate(bus, watched);
+            }
+            if let Some(current) =
+                self.buses[bus].current.filter(|current| first.is_none_or(|(_, first)| current.end < first.end))
+            {
+                first = Some((bus, current));
+            }
+        }
+        first
+    }
+
+    /// Who has a bus next, and until when.
+    fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
+        let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
+        let alone = if watched || trace.is_some() { *burst } else { *whole };
+        // What waits for a gap that the CPU never leaves does not ask.
+        let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&Block::new(1, options, memory, 0)));
+        let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
+            let asks = seat.bus == bus && !(full && seat.controller.mode() == Mode::Transparent) && seat.asks(*now);
+            asks.then_some(index)
+        });
+        let grant = buses[bus].choose(options.arbitration, *now, asking, &options.timing, (alone, *burst))?;
+        let seat = &self.seats[grant.index];
+        let controller = &seat.controller;
+        let len = controller.next_len(grant.most)?;
+        let address = if self.options.timing.dual > 0 { controller.next_address() } else { 0 };
+        let own = controller.timing(&self.options.timing).map(|timing| MachineOptions { timing, ..self.options });
+        let options = own.as_ref().unwrap_or(&self.options);
+        let mut block = Block::new(len, options, &self.memory, address);
+        block.goes_on = !options.timing.links && controller.mode() == Mode::Burst && controller.goes_on();
+        let alone = options.timing.at(address).cycles(len);
+        let mut current = Current {
+            index: grant.index,
+            len,
+            asked: seat.asked.unwrap_or(self.now),
+            begin: self.now,
+            end: self.now.saturating_add(alone),
+            waits: block.cycles.saturating_sub(alone),
+            mode: controller.mode(),
+            block,
+            cpu: self.cpu,
+        };
+        if self.options.timing.links {
+            self.serve(&mut current);
+        } else {
+            self.share(&mut current);
+        }
+        Some(current)
+    }
+
+    /// On a link of its own the channel waits for nobody, but memory is to serve it too.
+    fn serve(&mut self, current: &mut Current) {
+        let start = current.begin.max(self.memory.free);
+        self.memory.free = match &mut self.cpu {
+            None => start.saturating_add(current.block.cycles),
+            Some(cpu) => cpu.give(current.mode, start, current.block, None),
+        };
+        let late = self.memory.free.saturating_sub(current.end);
+        (current.end, current.waits) = (current.end + late, late);
+    }
+
+    /// On a bus that all share the CPU has its turn, as the channel's mode says.
+    fn share(&mut self, current: &mut Current) {
+        let Some(cpu) = &mut self.cpu else {
+            current.end = current.begin.saturating_add(current.block.cycles);
+            return;
+        };
+        current.block.goes_on &= cpu.is_held(current.begin);
+        if !current.block.goes_on {
+            cpu.run_until(current.begin, self.trace.as_mut().map(|record| &mut record.runs));
+        }
+        let mut cpu = *cpu;
+        current.end = cpu.give(current.mode, current.begin, current.block, None);
+        current.cpu = Some(cpu);
+    }
+
+    /// Carries a transaction out, at its end.
+    fn end(&mut self, current: Current) {
+        let Current { index, len, asked, begin, end, waits, mode, block, .. } = current;
+        self.now = end;
+        let seat = &mut self.seats[index];
+        let cycles = if self.options.timing.links { end - begin } else { block.taken(mode) };
+        seat.stats.count(cycles, begin - asked);
+        seat.asked = None;
+        self.dma_cycles += cycles;
+        if let Some(trace) = &mut self.trace {
+            let log = Some((seat.controller.master(), &mut trace.runs));
+            match self.cpu.filter(|_| !self.options.timing.links) {
+                // The same as before, now that it is certain.
+                Some(mut cpu) => _ = cpu.give(mode, begin, block, log),
+                None => trace.runs.push(Run::once(Some(seat.controller.master()), begin, end)),
+            }
+        }
+        if !self.options.timing.links {
+            self.cpu = current.cpu;
+        }
+        let Core { faults, trace, timers, handlers, options, .. } = self;
+        let timing = &options.timing;
+        let mut bus = Bus { now: end, len, asked, begin, waits, faults, trace, timing, timers, handlers };
+        seat.controller.transact(&mut bus);
+    }
+}
