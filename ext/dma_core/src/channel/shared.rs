@@ -42,6 +42,10 @@ pub trait Waiter {
     fn step(&mut self) -> Result<(), Self::Error> {
         Ok(())
     }
+    /// Whether it has others to tell how their transfers ended: [`Waiter::reaped`] is then called whichever has.
+    fn tells(&self) -> bool {
+        false
+    }
     /// What an error of the channel is to the caller.
     fn error(&mut self, error: Error) -> Self::Error;
 }
@@ -209,7 +213,7 @@ impl Shared {
             std::hint::spin_loop();
         }
         if !Ticket::any_ended(tickets) {
-            self.sit(seat, tickets).map_err(|error| waiter.error(error))?;
+            self.sit(seat, tickets, waiter)?;
             let seated = self.wait_seated(tickets, seat, deadline, waiter);
             self.rise(seat);
             seated?;
@@ -237,7 +241,7 @@ impl Shared {
                 }
             })?;
             if away {
-                self.sit(seat, tickets).map_err(|error| waiter.error(error))?;
+                self.sit(seat, tickets, waiter)?;
                 continue;
             }
             let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
@@ -294,8 +298,9 @@ impl Shared {
         self.lock().is_ok_and(|state| state.channel.as_ref().is_some_and(Channel::must_poll))
     }
 
-    fn sit(&self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>]) -> Result<()> {
-        self.lock()?.table.sit(seat, tickets);
+    fn sit<W: Waiter>(&self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>], waiter: &mut W) -> Result<(), W::Error> {
+        let tickets = (!waiter.tells()).then_some(tickets);
+        self.lock().map_err(|error| waiter.error(error))?.table.sit(seat, tickets);
         Ok(())
     }
 

@@ -189,6 +189,36 @@ impl Waiter for Sleeper<'_> {
     }
 }
 
+/// Tells of another transfer, without which the device does not carry out its own.
+struct Teller<'a> {
+    sleeper: Sleeper<'a>,
+    other: Option<Arc<Ticket>>,
+    device: Option<thread::JoinHandle<()>>,
+}
+
+impl Waiter for Teller<'_> {
+    type Error = ();
+
+    fn block(&mut self, role: Role, timeout: Duration) -> Result<(), ()> {
+        self.sleeper.block(role, timeout)
+    }
+
+    fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<(), ()> {
+        if self.other.take_if(|other| other.outcome().is_some()).is_some() {
+            self.device = Some(self.sleeper.model.device.start(1));
+        }
+        Ok(())
+    }
+
+    fn tells(&self) -> bool {
+        true
+    }
+
+    fn error(&mut self, error: Error) {
+        panic!("{error}");
+    }
+}
+
 fn check(test: impl Fn() + Sync + Send + 'static) {
     let mut model = ::loom::model::Builder::new();
     // All interleavings of three threads are too many.
@@ -206,6 +236,25 @@ fn two_waiters_of_which_one_leads_both_hear_of_their_own() {
         assert_eq!(model.wait(&second, None), Some(Status::Complete));
         assert_eq!(other.join().unwrap(), Some(Status::Complete));
         device.join().unwrap();
+        model.check(&[&first, &second]);
+    });
+}
+
+#[test]
+fn one_who_tells_others_hears_of_theirs_whoever_reaps_it() {
+    check(|| {
+        let model = Model::new();
+        let (first, second) = (model.submit(), model.submit());
+        let device = model.device.start(1);
+        let passer = Arc::clone(&model);
+        let passer = thread::spawn(move || passer.shared.progress().unwrap());
+        let seat = Seat::new().unwrap();
+        let sleeper = Sleeper { model: &model, seat: Arc::clone(&seat), patience: None };
+        let mut teller = Teller { sleeper, other: Some(Arc::clone(&second)), device: None };
+        assert!(model.shared.wait(&first, &seat, None, &mut teller).is_ok_and(|outcome| outcome.is_some()));
+        device.join().unwrap();
+        teller.device.expect("it was told of the other").join().unwrap();
+        passer.join().unwrap();
         model.check(&[&first, &second]);
     });
 }
