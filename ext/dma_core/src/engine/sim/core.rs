@@ -19,9 +19,11 @@ use super::worker::Step;
 #[derive(Debug)]
 pub(super) struct Core {
     /// The most bytes of one transaction, and of one that nobody can look into: nobody else asks for the bus, and nothing but the
-    /// end of all is waited for. What it takes is the same.
+    /// end of all is waited for. What it takes is the same, or it is not done.
     pub burst: u64,
     pub whole: u64,
+    /// It would not be: each burst is a transaction with costs of its own, or whole cycles of a memory that is slower than the bus.
+    pub cuts_count: bool,
     pub now: u64,
     pub options: MachineOptions,
     pub seats: Vec<Seat>,
@@ -140,7 +142,8 @@ impl Core {
         let waits = |(index, seat): (usize, &Seat)| {
             let mut stats = seat.stats;
             let current = self.buses[seat.bus].current.filter(|current| current.index == index);
-            let waited = seat.asked.map_or(0, |asked| current.map_or(self.now, |current| current.begin).saturating_sub(asked));
+            let waited =
+                seat.asked.map_or(0, |asked| current.map_or(self.now, |current| current.begin).saturating_sub(asked));
             stats.waits(waited);
             (seat.controller.master(), stats)
         };
@@ -229,9 +232,9 @@ impl Core {
 
     /// Who has a bus next, and until when.
     fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
-        let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
-        // Where memory is slow, what takes turns at it, or is rounded to cycles, depends on the cuts.
-        let counts = options.timing.links || options.memory_bandwidth.is_some();
+        let Core { seats, buses, options, now, burst, whole, cuts_count, cpu, memory, trace, .. } = self;
+        // On links others take turns at memory, between two bursts.
+        let counts = *cuts_count || options.timing.links && (cpu.is_some() || buses.len() > 1);
         let alone = if watched || trace.is_some() || counts { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
         let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&options.timing, memory));
