@@ -14,13 +14,13 @@
 #   speed       the simulation in real time beside memcpy; the only figures that are not the same in each run
 #
 # Each curve has beside it what it should follow: a formula of docs/machine.md, which is worked out here with nothing of
-# the machine in it but the parameters of its bus, or bounds. In the chart marks are measured and dashed lines follow; the
-# tables end with the largest deviation, relative or, of percentages, in points.
+# the machine in it but the parameters of its bus, or bounds. In the chart marks are what was measured and dashed lines
+# what they should follow; the tables end with the largest deviation, relative or, of percentages, in points.
 
 require "fileutils"
 require "optparse"
 require_relative "support"
-%w[panel bus modes interrupts pio payload fairness memory speed report axis plot chart].each do |file|
+%w[panel bus modes interrupts pio payload fairness memory speed report chart].each do |file|
   require_relative "machine/#{file}"
 end
 
@@ -45,11 +45,13 @@ puts Support.machine, ""
 
 panels = []
 options[:only].each do |key|
-  GROUPS.fetch(key).groups(options[:quick]) do |panel|
+  group = GROUPS.fetch(key)
+  puts "## #{group::TITLE}", "", group::NOTE, ""
+  group.groups(options[:quick]) do |panel|
     Machine::Report.table(panel)
     panels << panel
   end
 end
 Machine::Report.csv(panels, options[:csv])
-File.write(options[:svg], Machine::Chart.new(panels).svg)
+File.write(options[:svg], Machine::Chart.new(panels, GROUPS).svg)
 puts "#{options[:csv]} has these figures, #{options[:svg]} is their chart"

@@ -21,4 +21,16 @@ module SVG
     %(<text x="#{left}" y="#{top}" font-size="#{size}" font-weight="#{weight}" text-anchor="#{anchor}" ) +
       %(fill="#{fill}">#{words.encode(xml: :text)}</text>)
   end
+
+  # `name` is its class: what it stands for.
+  def rectangle(name, left, top, width, height, fill, opacity: 1)
+    %(<rect class="#{name}" x="#{left}" y="#{top}" width="#{width}" height="#{height}" fill="#{fill}" ) +
+      %(fill-opacity="#{opacity}"/>)
+  end
+
+  # A line, `dash` as for stroke-dasharray.
+  def path(steps, stroke, width: 1, opacity: 1, dash: "none")
+    %(<path d="#{steps}" fill="none" stroke="#{stroke}" stroke-width="#{width}" stroke-opacity="#{opacity}" ) +
+      %(stroke-dasharray="#{dash}"/>)
+  end
 end

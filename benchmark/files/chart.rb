@@ -50,7 +50,9 @@ module Files
     def head
       left = 20
       legend = LEGEND.flat_map do |kind, name|
-        [rectangle("legend", kind, left, 54, 12), text(left + 18, 64, name)].tap { left += 50 + (name.size * 7) }
+        [rectangle("legend", left, 54, 12, 12, COLOURS[kind]), text(left + 18, 64, name)].tap do
+          left += 50 + (name.size * 7)
+        end
       end
       [text(20, 26, "Files: longer bars are faster", size: 18, weight: "bold"),
        text(20, 44, @notes, fill: GREY), *legend,
@@ -82,7 +84,7 @@ module Files
       values = { ratio: Report.ratio(group, row), value: Report.value(group, row), cpu: format("%.3f", group.cpu(row)),
                  extra: extra }
       [text(left + NAMES - 8, top + 13, row.name, anchor: "end"),
-       rectangle("bar", row.kind, left + NAMES, top + 3, length), *figures(values, left, top + 13, "black")]
+       rectangle("bar", left + NAMES, top + 3, length, 12, COLOURS[row.kind]), *figures(values, left, top + 13, "black")]
     end
 
     def figures(texts, left, top, fill)
@@ -93,12 +95,7 @@ module Files
 
     def mark(left, top, lengths, group)
       length = lengths[group.row(group.reference)] or return
-      %(<path d="M#{left + length} #{top}v#{lengths.size * LINE}" stroke="black" stroke-dasharray="3 2"/>)
-    end
-
-    # Of a kind of rows; `name` tells bars from the legend.
-    def rectangle(name, kind, left, top, width)
-      %(<rect class="#{name}" x="#{left}" y="#{top}" width="#{width}" height="12" fill="#{COLOURS[kind]}"/>)
+      path("M#{left + length} #{top}v#{lengths.size * LINE}", "black", dash: "3 2")
     end
   end
 end

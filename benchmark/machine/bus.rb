@@ -15,7 +15,7 @@ module Machine
     DESCRIPTOR = 40
     STATUS = 4
     LINE = 64
-    DDR4 = 25.6e9
+    DDR4 = 25_600_000_000
 
     def initialize(bus, memory: nil)
       @bus = DMA::Sim.new(clock: :manual, bus: bus).bus
@@ -32,7 +32,8 @@ module Machine
 
     def cycles(bytes)
       transactions = Machine.parts(bytes, @bus[:payload])
-      (transactions * @bus[:setup]) + (Machine.parts(bytes + (transactions * @bus[:overhead]), @bus[:width]) * @bus[:beat])
+      (transactions * @bus[:setup]) + (Machine.parts(bytes + (transactions * @bus[:overhead]),
+                                                     @bus[:width]) * @bus[:beat])
     end
 
     # A transfer of one descriptor.

@@ -1,5 +1,6 @@
 # frozen_string_literal: true
 
+require_relative "plot"
 require_relative "../svg"
 
 module Machine
@@ -9,38 +10,33 @@ module Machine
 
     COLUMNS = 3
     HEAD = 72
-    TITLE = 34
+    TITLE = 56
     MARGIN = 24
-    TITLES = {
-      "modes" => "Modes: who shares the bus with the CPU how",
-      "interrupts" => "Interrupts: latency against rate under each coalescing policy",
-      "pio" => "Programmed I/O beside DMA",
-      "payload" => "PCI Express by the payload of its packets",
-      "fairness" => "Fairness under three arbitrations",
-      "memory" => "Memory that all devices share",
-      "speed" => "What the simulation takes, in real time"
-    }.freeze
 
-    def initialize(panels)
+    # @param modules [Hash] what the groups are about, by their keys
+    def initialize(panels, modules)
+      @modules = modules
       @groups = panels.map { |panel| [panel.group, Plot.new(panel)] }.group_by(&:first)
     end
 
     def svg
       top = HEAD
       parts = @groups.flat_map do |group, plots|
-        rows(plots.map(&:last)).map(&:itself).then do |rows|
-          title = text(MARGIN, top + 16, TITLES[group], size: 17, weight: "bold")
-          top += TITLE
-          [title, *rows.flat_map { |row| draw(row, top).tap { top += row.map(&:height).max } }]
-        end
+        rows = plots.map(&:last).each_slice(COLUMNS).to_a
+        [*title(@modules[group], top), *rows.flat_map do |row|
+                                         draw(row, top + TITLE).tap do
+                                           top += row.map(&:height).max
+                                         end
+                                       end]
+          .tap { top += TITLE }
       end
       document((2 * MARGIN) + (COLUMNS * Plot::WIDTH), top, [*head, *parts])
     end
 
     private
 
-    def rows(plots)
-      plots.each_slice(COLUMNS).to_a
+    def title(group, top)
+      [text(MARGIN, top + 18, group::TITLE, size: 17, weight: "bold"), text(MARGIN, top + 38, group::NOTE)]
     end
 
     def draw(row, top)
@@ -49,8 +45,8 @@ module Machine
 
     def head
       [text(MARGIN, 30, "The simulated machine, measured in its own time", size: 20, weight: "bold"),
-       text(MARGIN, 52, "Marks and bars were measured; dashed lines are the formulas and bounds below each panel, which know " \
-                        "nothing of the machine but the parameters of its bus.", fill: GREY)]
+       text(MARGIN, 52, "Marks and bars were measured; dashed lines are the formulas and bounds below each panel, which " \
+                        "know nothing of the machine but the parameters of its bus.", fill: GREY)]
     end
   end
 end

@@ -3,6 +3,8 @@
 module Machine
   # Three masters on PCI that always want the bus, one for long blocks, one for short ones, one for middling ones.
   module Fairness
+    TITLE = "Fairness: three masters of PCI that always want the bus"
+    NOTE = "One moves blocks of 4096 bytes, one of 4, one of 400. Round robin with a latency timer of 16, 32 or 128 cycles."
     BLOCKS = { "blocks of 4096 bytes" => 4096, "of 4 bytes" => 4, "of 400 bytes" => 400 }.freeze
     ROTATING = "rotating"
     ARBITRATIONS = { "fixed" => { arbitration: :fixed }, ROTATING => { arbitration: :rotating },
@@ -12,23 +14,23 @@ module Machine
     # Of PCI's transactions the longest that is not cut: the fetch of a descriptor.
     FETCH = 13
     SHARES = "fixed: all for the first; rotating: as the cycles of a transaction of each; round robin: a third, " \
-             "give or take a fetch that began before the timer ran out".freeze
+             "give or take a fetch that began before the timer ran out"
     WAITS = "fixed: none, or for ever; rotating: at most a transaction of each other; round robin: at most the timer of each " \
-            "other, and the fetch that began before it ran out".freeze
-    JAIN = "(sum x)^2 / (n sum x^2) of the shares (Jain, Chiu, Hawe, DEC-TR-301, 1984)".freeze
+            "other, and the fetch that began before it ran out"
+    JAIN = "(sum x)^2 / (n sum x^2) of the shares (Jain, Chiu, Hawe, DEC-TR-301, 1984)"
 
     module_function
 
-    def groups(quick)
+    def groups(quick, &)
       cycles = quick ? 8000 : 80_000
       runs = ARBITRATIONS.transform_values { |options| run(options, cycles) }
-      yield panel("share of the bus", "of the cycles of all", "%", SHARES, runs) { |stats, all, name, n|
-        [100.0 * stats[:cycles] / all.sum { |one| one[:cycles] }, share(name, n)]
-      }
-      yield panel("longest wait for the bus", "wait", "cycles", WAITS, runs) { |stats, _, name, n|
-        [stats[:longest_wait], wait(name, n, cycles)]
-      }
-      yield jain(runs)
+      shares = panel("share of the bus", Axis.new("of the cycles of all", "%", :linear), SHARES, runs) do |all, name, n|
+        [100.0 * all[n][:cycles] / all.sum { |one| one[:cycles] }, share(name, n)]
+      end
+      waits = panel("longest wait for the bus", Axis.new("wait", "cycles", :log), WAITS, runs) do |all, name, n|
+        [all[n][:longest_wait], wait(name, n, cycles)]
+      end
+      [shares, waits, jain(runs)].each(&)
     end
 
     def run(options, cycles)
@@ -43,24 +45,23 @@ module Machine
       sim.stats[:masters]
     end
 
-    def panel(name, what, unit, rule, runs)
-      panel = Panel.new("fairness", "PCI, three masters: #{name}", Axis.new("arbitration", nil, :names),
-                        Axis.new(what, unit, unit == "%" ? :linear : :log))
+    def panel(name, axis, rule, runs)
+      panel = Panel.new("fairness", name, Axis.new("arbitration", nil, :names), axis)
       BLOCKS.each_key.with_index do |blocks, n|
-        panel.add(blocks, rule, runs.map { |key, all| Point.new(key, *yield(all[n], all, key, n)) })
+        panel.add(blocks, rule, runs.map { |key, all| Point.new(key, *yield(all, key, n)) })
       end
       panel
     end
 
     def jain(runs)
-      panel = Panel.new("fairness", "PCI, three masters: Jain's index of fairness", Axis.new("arbitration", nil, :names),
+      panel = Panel.new("fairness", "Jain's index of fairness", Axis.new("arbitration", nil, :names),
                         Axis.new("index, 1/3 to 1", nil, :linear))
       panel.add("index", JAIN, runs.map { |key, all| Point.new(key, index(all.map { |one| one[:cycles] }), fair(key)) })
       panel
     end
 
     def index(shares)
-      shares.sum**2 / (shares.size * shares.sum { |share| share**2 }).to_f
+      (shares.sum**2) / (shares.size * shares.sum { |share| share**2 }).to_f
     end
 
     def fair(name)
@@ -74,7 +75,9 @@ module Machine
       others = lengths(name).reject.with_index { |_, n| n == master }
       return 100.0 * mine / (mine + others.sum) unless mine.is_a?(Range)
 
-      least, most = [[mine.begin, others.sum(&:end)], [mine.end, others.sum(&:begin)]].map { |own, rest| 100.0 * own / (own + rest) }
+      least, most = [[mine.begin, others.sum(&:end)], [mine.end, others.sum(&:begin)]].map do |own, rest|
+        100.0 * own / (own + rest)
+      end
       least..most
     end
 

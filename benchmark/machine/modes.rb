@@ -3,6 +3,9 @@
 module Machine
   # How fast a transfer is in each mode, and how long the CPU waits, while it wants the bus more and more.
   module Modes
+    TITLE = "Modes: how a transfer and the CPU share the bus"
+    NOTE = "n words of w cycles, accesses of the CPU of a cycles with gaps of g behind them. A load of 1 leaves no gap. On PCI " \
+           "Express it is memory that they share: a word is 64 bytes, a burst 512."
     ALL = %i[burst cycle_stealing transparent].freeze
     NAMES = { burst: "burst", cycle_stealing: "cycle stealing", transparent: "transparent" }.freeze
     RATES = {
@@ -13,7 +16,7 @@ module Machine
                transparent: "none" }.freeze
     LINK_RATES = {
       burst: "16 of 17.5 cycles are payload: as without a CPU",
-      cycle_stealing: "a burst takes what its link or memory takes, the latter n w + (n / k) a, k = max(1, ceil(g / w))",
+      cycle_stealing: "a burst takes what its link or memory takes: n w + (n / k) a, k = max(1, ceil(g / w))",
       transparent: "the same with (n / k) (a + g), k = floor(g / w); 0: it never ends"
     }.freeze
     LINK_STALLS = { burst: "at most the part of the time that memory serves the link: 20 of 35 cycles",

@@ -28,9 +28,13 @@ module Machine
       end
     end
 
-    # The number, or the most that it can be.
-    def limit
-      expected.is_a?(Range) ? expected.end : expected
+    # What to draw of that: the number, or the ends, of which a lower one that is 0 is none.
+    def limits
+      case expected
+      when nil then []
+      when Range then [expected.end, expected.begin].reject(&:zero?)
+      else [expected]
+      end
     end
 
     private
@@ -49,12 +53,12 @@ module Machine
 
     # @param group [String] the key of its group
     # @param band [Range, nil] values that somebody gives for it, shown behind the curves
-    # @param along [Axis] what the chart shows along its lower side, where that is not `x`
-    def initialize(group, name, x, y, band: nil, along: x)
+    # @param along [Axis] what the chart shows along its lower side, where that is not `across`
+    def initialize(group, name, across, upwards, band: nil, along: across)
       @group = group
       @name = name
-      @x = x
-      @y = y
+      @x = across
+      @y = upwards
       @band = band
       @along = along
       @series = []
@@ -66,6 +70,10 @@ module Machine
 
     def points?
       y.unit == "%"
+    end
+
+    def bars?
+      x.scale == :names
     end
 
     # What the series follow: rules, each with the names of those that do.

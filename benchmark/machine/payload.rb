@@ -3,8 +3,10 @@
 module Machine
   # What is left of the 16 GB/s of PCI Express 3.0 x16, by the payload of its packets, and what makes it 10 to 12.
   module Payload
+    TITLE = "PCI Express 3.0 x16: nearly 16 GB/s in theory, and what is left of them"
+    NOTE = "Descriptors lie ready, and are fetched eight at a time. Two channels of a device take turns, a packet each."
     SIZES = [64, 128, 256, 512].freeze
-    # Bytes of a block, and channels that take turns: without others a channel's packets follow each other without a gap.
+    # Bytes of a block, and channels that take turns; packets of one alone follow each other without a gap.
     WAYS = { "one long block" => [1 << 20, 1], "blocks of 4 KiB" => [4096, 1], "blocks of 1500 bytes" => [1500, 1],
              "blocks of 512 bytes" => [512, 1], "two channels, blocks of 4 KiB" => [4096, 2],
              "two channels, blocks of 512 bytes" => [512, 2] }.freeze
@@ -18,8 +20,8 @@ module Machine
     module_function
 
     def groups(quick)
-      panel = Panel.new("payload", "PCI Express 3.0 x16: what is left of 15.75 GB/s", Axis.new("payload of a packet", "bytes", :log),
-                        Axis.new("throughput", "GB/s", :linear), band: PRACTICE)
+      panel = Panel.new("payload", "throughput by the payload of a packet",
+                        Axis.new("payload of a packet", "bytes", :log), Axis.new("throughput", "GB/s", :linear), band: PRACTICE)
       WAYS.each do |name, (block, channels)|
         rule = if channels > 1 then TURNS
                else
@@ -33,7 +35,12 @@ module Machine
 
     def point(payload, block, channels, rule, count)
       count = 8 if block > 4096
-      expected = rule == LINK ? 16 * payload / (payload + 24.0) * Bus.new(:pcie).frequency / 1e9 : formula(payload, block, rule)
+      expected = if rule == LINK
+                   16 * payload / (payload + 24.0) * Bus.new(:pcie).frequency / 1e9
+                 else
+                   formula(payload,
+                           block, rule)
+                 end
       Point.new(payload, run(payload, block, channels, count), expected)
     end
 

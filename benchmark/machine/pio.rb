@@ -3,6 +3,9 @@
 module Machine
   # Programmed I/O beside DMA: time, operations of the CPU, and from which size on DMA is the better one.
   module Pio
+    TITLE = "Programmed I/O beside DMA: from which size on is DMA worth it?"
+    NOTE = "Time until the CPU is done with the last word, or its handler looks. An interrupt takes nothing of the CPU, or " \
+           "1.6 us (1 us before its handler looks), or 32.5 us (10.5 us), as on a PC of 1998."
     WIDTHS = [1, 4, 8].freeze
     COSTS = { "interrupts at no cost" => nil, "at 1.6 us" => Interrupts::COSTS["a cost of 1.6 us"],
               "at 32.5 us (a PC of 1998)" => Interrupts::COSTS["a PC of 1998"] }.freeze
@@ -59,12 +62,14 @@ module Machine
 
     # Sizes from which on DMA takes less: of time, of the CPU's time, of its operations.
     def crossovers
-      puts "from how many bytes on DMA is faster than programmed I/O, or takes less of the CPU's time or fewer operations " \
-           "(the article: above 1 KB):", ""
+      puts "From how many bytes on DMA is faster than programmed I/O, or takes less of the CPU's time, or fewer of its " \
+           "operations; in bold, where that is above 1 KB:", ""
       rows = BUSES.keys.product([false, true], WIDTHS).map { |key, reads, width| crossover(key, reads, width) }
       Support.table(HEADER, rows.map { |cells, _| cells })
       found = rows.flat_map(&:last)
-      puts "each is what the formulas give, but for #{found.count { |measured, formula| measured != formula }} of #{found.size}",
+      puts "each is what the formulas give, but for #{found.count do |measured, formula|
+                                                        measured != formula
+                                                      end} of #{found.size}",
            ""
     end
 
@@ -108,7 +113,9 @@ module Machine
       end
 
       def programmed(size, width)
-        timed(device(nil)) { |device| @reads ? device.pio_read(size, width: width) : device.pio_write("x" * size, width: width) }
+        timed(device(nil)) do |device|
+          @reads ? device.pio_read(size, width: width) : device.pio_write("x" * size, width: width)
+        end
       end
 
       def words(size, width)

@@ -21,8 +21,8 @@ module Machine
       panel.along == panel.x ? panel.y.title : "#{panel.y.title}, at #{panel.along.title}"
     end
 
-    def at(series, x)
-      point = series.points.find { |one| one.x == x } or return ""
+    def at(series, place)
+      point = series.points.find { |one| one.x == place } or return ""
       point.at ? "#{value(point.value)} at #{value(point.at)}" : value(point.value)
     end
 

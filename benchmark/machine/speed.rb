@@ -6,12 +6,14 @@ module Machine
   # What the simulation itself takes, in real time: 1 GiB in descriptors of 4 KiB in burst mode with a manual clock, and
   # memcpy of the same blocks. They take turns (ext/dma_core/examples/timed.rs).
   module Speed
+    TITLE = "Speed: what the simulation takes in real time"
+    NOTE = "1 GiB in descriptors of 4 KiB, in burst mode, with a manual clock, in turns with memcpy of the same blocks."
     BUSES = { "ideal" => "a bus that costs nothing", "pcie" => "PCI Express 3.0 x16" }.freeze
     COMMAND = ["cargo", "run", "--release", "--quiet", "-p", "dma-core", "--example", "timed", *BUSES.keys].freeze
     ROOT = File.expand_path("../..", __dir__)
     # As many times memcpy's time as it may take.
     GOAL = 5
-    RULE = "the goal: at most #{GOAL}"
+    RULE = "the goal: at most #{GOAL}".freeze
 
     module_function
 
@@ -34,7 +36,7 @@ module Machine
     end
 
     def panel(rounds)
-      panel = Panel.new("speed", "real time of 1 GiB in descriptors of 4 KiB", Axis.new("round", nil, :linear),
+      panel = Panel.new("speed", "time of a simulated GiB", Axis.new("round", nil, :linear),
                         Axis.new("memcpy of the same blocks = 1", nil, :linear))
       rounds.each do |bus, times|
         panel.add(BUSES[bus], RULE, times.each_with_index.map do |(simulated, copied), n|

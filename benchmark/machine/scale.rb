@@ -6,12 +6,15 @@ module Machine
     # Powers of ten, or of two for bytes, that are further apart than this are all that is marked.
     MOST = 7
 
+    attr_reader :low
+
     # @param axis [Axis]
     # @param values [Array] all that have to find a place
-    # @param length [Numeric] pixels
-    def initialize(axis, values, length)
+    # @param low [Numeric] pixels of the lowest, and `high`, of the highest
+    def initialize(axis, values, low, high)
       @axis = axis
-      @length = length
+      @low = low
+      @high = high
       case axis.scale
       when :names then @names = values.uniq
       when :log then logarithmic(values.select(&:positive?))
@@ -19,13 +22,18 @@ module Machine
       end
     end
 
-    # Pixels from the lower end; nil for what has no place there.
+    def length
+      (@high - @low).abs.to_f
+    end
+
+    # The pixel of a value; of what is too low to have one the lowest.
     def at(value)
-      case @axis.scale
-      when :names then (@names.index(value) + 0.5) * @length / @names.size
-      when :log then value.positive? ? Math.log(value / @low.to_f) / Math.log(@high / @low.to_f) * @length : nil
-      else (value - @low).fdiv(@high - @low) * @length
-      end
+      part = case @axis.scale
+             when :names then (@names.index(value) + 0.5) / @names.size
+             when :log then value.positive? ? Math.log(value / @least) / Math.log(@most / @least) : 0
+             else (value - @least).fdiv(@most - @least)
+             end
+      (@low + ([part, 0].max * (@high - @low))).round(1)
     end
 
     # Values that are marked, and their names.
@@ -43,9 +51,9 @@ module Machine
       low = 0 if low.positive? && low < high / 2.0
       high = low + 1 if high == low
       step = step(high - low)
-      @low = (low.fdiv(step)).floor * step
-      @high = (high.fdiv(step) - 1e-9).ceil * step
-      @ticks = (0..((@high - @low) / step).round).map { |n| @low + (n * step) }
+      @least = low.fdiv(step).floor * step
+      @most = (high.fdiv(step) - 1e-9).ceil * step
+      @ticks = (0..((@most - @least) / step).round).map { |n| @least + (n * step) }
     end
 
     # 1, 2 or 5 times a power of ten, so that there are about five.
@@ -59,7 +67,7 @@ module Machine
       low, high = values.minmax.map { |value| Math.log(value) / Math.log(base) }
       low = (low + 1e-9).floor
       high = [(high - 1e-9).ceil, low + 1].max
-      @low, @high = [low, high].map { |power| base.to_f**power }
+      @least, @most = [low, high].map { |power| base.to_f**power }
       every = ((high - low) / MOST.to_f).ceil
       @ticks = low.step(high, every).map { |power| base.to_f**power }
     end
