@@ -267,12 +267,14 @@ module DMA
       skip_mark if mode.bom && mode.readable?
     end
 
-    def deliver(stream, move:)
-      while (pair = stream.next)
-        buffer, at = pair
-        keep(NOTHING, at + buffer.size) if move
-        buffer.__send__(:lend) { yield buffer, at }
-        readable # the block may have closed the file
+    def deliver(stream, move:, &block)
+      if move
+        stream.each do |buffer, at|
+          keep(NOTHING, at + buffer.size)
+          yield buffer, at
+        end
+      else
+        stream.each(&block)
       end
       self
     ensure

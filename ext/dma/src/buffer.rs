@@ -137,6 +137,14 @@ impl Buffer {
         account(ruby, bytes)
     }
 
+    /// Ends the use of the memory with the block that it was passed to, unless it was retained in it.
+    pub fn release(&self, ruby: &Ruby) -> Result<(), Error> {
+        if self.owner.retained.load(Relaxed) {
+            return Ok(());
+        }
+        self.close(ruby, "this buffer was valid inside its block only; copy what is wanted, or retain the buffer")
+    }
+
     /// Ends the use of the memory: views become invalid, methods raise with `why`. Addresses that a view or a MemoryView may
     /// still reach, from a system call of another thread for one, stay mapped until the GC has seen the last of them.
     fn close(&self, ruby: &Ruby, why: &'static str) -> Result<(), Error> {
@@ -315,10 +323,7 @@ fn is_freed(this: &Buffer) -> bool {
 }
 
 fn native_release(ruby: &Ruby, this: &Buffer) -> Result<(), Error> {
-    if this.owner.retained.load(Relaxed) {
-        return Ok(());
-    }
-    this.close(ruby, "this buffer was valid inside its block only; copy what is wanted, or retain the buffer")
+    this.release(ruby)
 }
 
 fn retain(ruby: &Ruby, this: Obj<Buffer>) -> Result<Obj<Buffer>, Error> {

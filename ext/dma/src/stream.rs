@@ -8,8 +8,7 @@ use dma_core::transfer::Status;
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{
-    gc, method, prelude::*, DataTypeFunctions, Error, RArray, RClass, RModule, RString, Ruby, TryConvert, TypedData,
-    Value,
+    gc, method, prelude::*, DataTypeFunctions, Error, RClass, RModule, RString, Ruby, TryConvert, TypedData, Value,
 };
 
 use crate::buffer::{alignment_of, append, Buffer};
@@ -132,29 +131,38 @@ impl Stream {
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
+
+    /// The next chunk, waiting for it; none at the end.
+    fn next(&self, ruby: &Ruby) -> Result<Option<Chunk>, Error> {
+        let taken = std::mem::replace(&mut *self.state(), State::Busy);
+        let mut active = match taken {
+            State::Open(active) => active,
+            State::Closed => {
+                *self.state() = State::Closed;
+                return Ok(None);
+            }
+            State::Busy => return Err(busy(ruby, "another thread waits for this stream's next chunk")),
+        };
+        let result = active.next(ruby);
+        *self.state() = State::Open(active);
+        result
+    }
 }
 
-/// The next chunk as `[buffer, offset]`, or nil at the end.
-fn native_next(ruby: &Ruby, this: &Stream) -> Result<Option<RArray>, Error> {
-    let taken = std::mem::replace(&mut *this.state(), State::Busy);
-    let mut active = match taken {
-        State::Open(active) => active,
-        State::Closed => {
-            *this.state() = State::Closed;
-            return Ok(None);
-        }
-        State::Busy => return Err(busy(ruby, "another thread waits for this stream's next chunk")),
-    };
-    let result = active.next(ruby);
-    *this.state() = State::Open(active);
-    let Some(chunk) = result? else { return Ok(None) };
-    let Chunk { region, skip, len, offset } = chunk;
-    let align = alignment_of(region.address());
-    let buffer = Buffer::over(region, skip, len, align);
-    let pair = ruby.ary_new_capa(2);
-    pair.push(buffer)?;
-    pair.push(offset)?;
-    Ok(Some(pair))
+/// Passes each chunk to the block, as a buffer that ends with it unless it is retained, and its offset.
+fn each(ruby: &Ruby, this: Obj<Stream>) -> Result<(), Error> {
+    let file = Obj::<File>::try_convert(this.file.get_inner_with(ruby))?;
+    while let Some(Chunk { region, skip, len, offset }) = this.next(ruby)? {
+        let align = alignment_of(region.address());
+        let buffer = ruby.obj_wrap(Buffer::over(region, skip, len, align));
+        let yielded = ruby.yield_values::<_, Value>((buffer, offset));
+        let released = buffer.release(ruby);
+        yielded?;
+        released?;
+        // The block may have closed it.
+        file.open(ruby)?;
+    }
+    Ok(())
 }
 
 /// Ends the stream. What is still under way is given up.
@@ -175,7 +183,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let file: RClass = dma.const_get("File")?;
     let class = file.define_class("Stream", ruby.class_object())?;
     class.undef_default_alloc_func();
-    class.define_method("next", method!(native_next, 0))?;
+    class.define_method("each", method!(each, 0))?;
     class.define_method("close", method!(native_close, 0))?;
     // Looked up, once and for all, while its name can still be: it is nobody's business outside of File.
     Stream::class(ruby);
