@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dma_core::channel::{Outcome, Request, Role, Shared, Ticket, Waiter};
+use dma_core::channel::{Outcome, Request, Role, Ticket, Waiter};
 use dma_core::engine::Cache;
 use dma_core::file::File as CoreFile;
 use dma_core::transfer::Status;
-use dma_core::{sys, Error as Core};
+use dma_core::Error as Core;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{gc, prelude::*, Error, RClass, Ruby, Value};
 
@@ -83,7 +83,13 @@ impl Crowd {
     /// What interrupts the wait; they go on.
     pub fn wait(&self, ruby: &Ruby, tickets: &[Arc<Ticket>]) -> Result<(), Error> {
         self.take_place(ruby)?;
-        let waited = self.line.wait(ruby, tickets, None, |seat| FileWaiter { ruby, line: &self.line, tickets, seat });
+        let waited = self.line.wait(ruby, tickets, None, |seat| FileWaiter {
+            ruby,
+            line: &self.line,
+            tickets,
+            seat,
+            scheduled: scheduled(),
+        });
         let _held = waited.as_ref().err().and_then(held);
         // Whatever has ended the wait, the place is the next one's.
         self.free.fetch_add(1, Relaxed);
@@ -123,6 +129,7 @@ struct FileWaiter<'a> {
     line: &'a Line,
     tickets: &'a [Arc<Ticket>],
     seat: Event,
+    scheduled: bool,
 }
 
 impl Waiter for FileWaiter<'_> {
@@ -132,13 +139,18 @@ impl Waiter for FileWaiter<'_> {
         // No interrupt of a file's is ever lost, and schedulers take long to set a timer.
         match role {
             Role::Follow => self.seat.wait(self.ruby, None).map(drop),
-            Role::Lead if scheduled() => {
+            Role::Lead if self.scheduled => {
                 self.line.shared.lead().or_raise(self.ruby)?;
+                // Who looks is not nudged, and has taken a nudge that came before.
+                if Ticket::any_ended(self.tickets) {
+                    return Ok(());
+                }
                 self.line.event.wait(self.ruby, None).map(drop)
             }
             Role::Lead => {
                 let (shared, tickets) = (&self.line.shared, self.tickets);
-                gvl::interruptible(self.ruby, || lead(shared, tickets, timeout))
+                // Without the GVL: of a long transfer each operation would have to wait for it otherwise.
+                gvl::interruptible(self.ruby, || shared.serve(tickets, timeout))
             }
         }
     }
@@ -147,18 +159,11 @@ impl Waiter for FileWaiter<'_> {
         Ok(())
     }
 
+    fn watches(&self) -> bool {
+        !self.scheduled
+    }
+
     fn error(&mut self, error: Core) -> Error {
         raise(self.ruby, &error)
-    }
-}
-
-/// Reaps for all, and pushes what follows, without the GVL: of a long transfer each operation would have to wait for it otherwise.
-/// Returns when one of the transfers has ended, when nothing has happened for the time, and when a signal interrupts it.
-fn lead(shared: &Shared, tickets: &[Arc<Ticket>], timeout: Duration) {
-    while sys::wait_readable(shared.event(), timeout) {
-        // Mostly that was what is waited for, and the event need not be cleared before somebody waits for it again.
-        if shared.lead().is_err() || Ticket::any_ended(tickets) || shared.progress().is_err() {
-            return;
-        }
     }
 }

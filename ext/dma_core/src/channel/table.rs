@@ -88,6 +88,11 @@ impl Bell {
     pub(super) fn event(&self) -> &Event {
         &self.event
     }
+
+    /// Under the table's lock, too.
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.load(Relaxed)
+    }
 }
 
 /// A place to wait on.
@@ -198,8 +203,9 @@ impl Table {
         self.seats.push((Arc::clone(seat), tickets.to_vec()));
     }
 
-    /// Says that whoever leads looks now, or has looked.
+    /// Says that whoever leads looks now, which is what a nudge would ask for, or has looked.
     pub(super) fn lead(&mut self, is_led: bool) {
+        self.nudge.clear();
         self.is_led = is_led;
     }
 
