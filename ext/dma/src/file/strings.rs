@@ -44,14 +44,27 @@ pub fn native_read_string(
         return Ok(0);
     }
     let file = this.open(ruby)?;
-    let (done, cache) = read_cached(ruby, &file, out, offset, len)?;
+    let found = read_cached(ruby, &file, out, offset, len)?;
+    read_rest(ruby, this, &file, out, (offset, len), found, whole)
+}
+
+/// What is left of a read, of which so much was `done` from the page cache; how much that is with it.
+fn read_rest(
+    ruby: &Ruby,
+    this: &File,
+    file: &CoreFile,
+    out: RString,
+    (offset, len): (u64, u64),
+    (done, cache): (usize, Cache),
+    whole: bool,
+) -> Result<usize, Error> {
     let (offset, len) = (offset + done as u64, len - done as u64);
     if len == 0 || file.handle().is_behind(offset) {
         return Ok(done);
     }
     let small = len <= OPERATION as u64 && offset <= i64::MAX as u64 - 2 * OPERATION as u64;
     let rest = match small {
-        true => read_small(ruby, this, &file, out, (offset, len as usize), (whole, cache))?,
+        true => read_small(ruby, this, file, out, (offset, len as usize), (whole, cache))?,
         false => read_large(ruby, this, out, (offset, len), whole)?,
     };
     Ok(done + rest)
@@ -120,7 +133,7 @@ pub fn native_take(ruby: &Ruby, this: Obj<File>, len: Value, out: Option<RString
     Ok(Some(out))
 }
 
-/// A little at `offset`, where the page cache has the first of it: most calls of a program that reads here and there.
+/// A little at `offset`, if there is any: most calls of a program that reads here and there.
 pub fn native_pread(
     ruby: &Ruby,
     this: &File,
@@ -132,10 +145,9 @@ pub fn native_pread(
     let len = number(len).filter(|len| (1..=AT_ONCE as u64).contains(len));
     let (Some(len), Some(offset)) = (len, number(offset)) else { return Ok(None) };
     let out = empty_or_new(ruby, this, out, len as usize)?;
-    let (done, _) = read_cached(ruby, &*this.open(ruby)?, out, offset, len)?;
-    if done > 0 && (done as u64) < len {
-        native_read_string(ruby, this, out, offset + done as u64, len - done as u64, false)?;
-    }
+    let file = this.open(ruby)?;
+    let found = read_cached(ruby, &file, out, offset, len)?;
+    let done = read_rest(ruby, this, &file, out, (offset, len), found, false)?;
     Ok((done > 0).then_some(out))
 }
 
