@@ -1,5 +1,6 @@
 //! The file engine that is a descriptor ring in the kernel: io_uring(7). Operations go into the submission ring, io_uring_enter(2) is
-//! the doorbell, and completions come out of the other ring without a system call; an eventfd tells of them.
+//! the doorbell, and completions come out of the other ring without a system call. An eventfd tells of them; a thread waits in
+//! io_uring_enter(2) itself, which takes fewer steps to wake it.
 
 mod arena;
 mod ring;
@@ -144,7 +145,8 @@ impl RingQueue {
         unsafe { self.ring.put(entry) };
     }
 
-    /// Hands over to the kernel whatever is in the submission ring; or has somebody come back for it.
+    /// Hands over to the kernel whatever is in the submission ring; or has somebody come back for it: who waits in the ring does so
+    /// when that wait has taken its time.
     fn submit(&mut self) {
         // SAFETY: nobody else uses this side of the ring.
         if !unsafe { self.ring.submit() } {
