@@ -3,7 +3,7 @@
 //! Only one waiter at a time waits for the channel's event: the one on the first seat, who reaps for all. The others wait for the
 //! event of their own seat, which is signalled when their transfer has ended, or when the first seat has become theirs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -125,7 +125,7 @@ pub enum Role {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Table {
-    tickets: HashMap<u64, Arc<Ticket>>,
+    tickets: BTreeMap<u64, Arc<Ticket>>,
     /// With the tickets of which one has to end.
     seats: Vec<(Arc<Seat>, Vec<Arc<Ticket>>)>,
     /// For whoever leads, part of what it waits for: somebody else has reaped its completion, and the channel's own signal with
@@ -139,7 +139,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Result<Table> {
-        Ok(Table { tickets: HashMap::new(), seats: Vec::new(), nudge: Arc::new(Bell::new()?), is_led: false, told: 0 })
+        Ok(Table { tickets: BTreeMap::new(), seats: Vec::new(), nudge: Arc::new(Bell::new()?), is_led: false, told: 0 })
     }
 
     pub(super) fn nudge(&self) -> &Arc<Bell> {
