@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dma_core::channel::{Outcome, Request, Role, Shared, Ticket, Waiter};
+use dma_core::channel::{Outcome, Request, Role, Ticket, Waiter};
 use dma_core::engine::Cache;
 use dma_core::file::File as CoreFile;
 use dma_core::transfer::Status;
-use dma_core::{sys, Error as Core};
+use dma_core::Error as Core;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{gc, prelude::*, Error, RClass, Ruby, Value};
 
@@ -146,7 +146,7 @@ impl Waiter for FileWaiter<'_> {
             Role::Follow => self.seat.wait(self.ruby, None).map(drop),
             Role::Lead if self.tells() => {
                 self.line.shared.lead().or_raise(self.ruby)?;
-                // Who leads is not nudged for what it has reaped.
+                // Who leads is not nudged for what it has reaped, and has taken a nudge that came before.
                 self.reaped(&mut || {})?;
                 if Ticket::any_ended(self.tickets) {
                     return Ok(());
@@ -155,7 +155,8 @@ impl Waiter for FileWaiter<'_> {
             }
             Role::Lead => {
                 let (shared, tickets) = (&self.line.shared, self.tickets);
-                gvl::interruptible(self.ruby, || lead(shared, tickets, timeout))
+                // Without the GVL: of a long transfer each operation would have to wait for it otherwise.
+                gvl::interruptible(self.ruby, || shared.serve(tickets, timeout))
             }
         }
     }
@@ -168,18 +169,11 @@ impl Waiter for FileWaiter<'_> {
         self.fibers.is_some()
     }
 
+    fn watches(&self) -> bool {
+        !self.tells()
+    }
+
     fn error(&mut self, error: Core) -> Error {
         raise(self.ruby, &error)
-    }
-}
-
-/// Reaps for all, and pushes what follows, without the GVL: of a long transfer each operation would have to wait for it otherwise.
-/// Returns when one of the transfers has ended, when nothing has happened for the time, and when a signal interrupts it.
-fn lead(shared: &Shared, tickets: &[Arc<Ticket>], timeout: Duration) {
-    while sys::wait_readable(shared.event(), timeout) {
-        // Mostly that was what is waited for, and the event need not be cleared before somebody waits for it again.
-        if shared.lead().is_err() || Ticket::any_ended(tickets) || shared.progress().is_err() {
-            return;
-        }
     }
 }

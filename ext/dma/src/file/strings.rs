@@ -56,7 +56,20 @@ fn read_string(
     if len == 0 {
         return Ok(0);
     }
-    let (done, cache) = read_cached(ruby, file, out, offset, len)?;
+    let found = read_cached(ruby, file, out, offset, len)?;
+    read_rest(ruby, this, file, out, (offset, len), found, whole)
+}
+
+/// What is left of a read, of which so much was `done` from the page cache; how much that is with it.
+fn read_rest(
+    ruby: &Ruby,
+    this: &File,
+    file: &CoreFile,
+    out: RString,
+    (offset, len): (u64, u64),
+    (done, cache): (usize, Cache),
+    whole: bool,
+) -> Result<usize, Error> {
     let (offset, len) = (offset + done as u64, len - done as u64);
     if len == 0 || file.handle().is_behind(offset) {
         return Ok(done);
@@ -132,17 +145,15 @@ pub fn native_take(ruby: &Ruby, this: Obj<File>, len: Value, out: Value) -> Resu
     Ok(Some(out))
 }
 
-/// A little at `offset`, where the page cache has the first of it: most calls of a program that reads here and there.
+/// A little at `offset`, if there is any: most calls of a program that reads here and there.
 pub fn native_pread(ruby: &Ruby, this: &File, len: Value, offset: Value, out: Value) -> Result<Option<RString>, Error> {
     let number = |value| Fixnum::from_value(value).and_then(|number| number.to_u64().ok());
     let len = number(len).filter(|len| (1..=AT_ONCE as u64).contains(len));
     let (Some(len), Some(offset)) = (len, number(offset)) else { return Ok(None) };
     let (Some(out), Some(file)) = (given(out), this.readable()) else { return Ok(None) };
     let out = empty_or_new(ruby, this, out, len as usize)?;
-    let (done, _) = read_cached(ruby, &file, out, offset, len)?;
-    if done > 0 && (done as u64) < len {
-        native_read_string(ruby, this, out, offset + done as u64, len - done as u64, false)?;
-    }
+    let found = read_cached(ruby, &file, out, offset, len)?;
+    let done = read_rest(ruby, this, &file, out, (offset, len), found, false)?;
     Ok((done > 0).then_some(out))
 }
 

@@ -3,7 +3,7 @@
 //! Only one waiter at a time waits for the channel's event: the one on the first seat, who reaps for all. The others wait for the
 //! event of their own seat, which is signalled when their transfer has ended, or when the first seat has become theirs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -88,6 +88,11 @@ impl Bell {
     pub(super) fn event(&self) -> &Event {
         &self.event
     }
+
+    /// Under the table's lock, too.
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.load(Relaxed)
+    }
 }
 
 /// A place to wait on.
@@ -128,7 +133,7 @@ struct Sitter {
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Table {
-    tickets: HashMap<u64, Arc<Ticket>>,
+    tickets: BTreeMap<u64, Arc<Ticket>>,
     seats: Vec<Sitter>,
     /// For whoever leads, part of what it waits for: somebody else has reaped its completion, and the channel's own signal with
     /// it.
@@ -141,7 +146,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Result<Table> {
-        Ok(Table { tickets: HashMap::new(), seats: Vec::new(), nudge: Arc::new(Bell::new()?), is_led: false, told: 0 })
+        Ok(Table { tickets: BTreeMap::new(), seats: Vec::new(), nudge: Arc::new(Bell::new()?), is_led: false, told: 0 })
     }
 
     pub(super) fn nudge(&self) -> &Arc<Bell> {
@@ -206,8 +211,9 @@ impl Table {
         self.seats.push(Sitter { seat: Arc::clone(seat), tickets: tickets.map(<[_]>::to_vec) });
     }
 
-    /// Says that whoever leads looks now, or has looked.
+    /// Says that whoever leads looks now, which is what a nudge would ask for, or has looked.
     pub(super) fn lead(&mut self, is_led: bool) {
+        self.nudge.clear();
         self.is_led = is_led;
     }
 
