@@ -21,7 +21,9 @@ module Machine
 
     def groups(quick)
       panel = Panel.new("payload", "throughput by the payload of a packet",
+                        # rubocop:todo Layout/LineLength
                         Axis.new("payload of a packet", "bytes", :log), Axis.new("throughput", "GB/s", :linear), band: PRACTICE)
+      # rubocop:enable Layout/LineLength
       WAYS.each do |name, (block, channels)|
         rule = if channels > 1 then TURNS
                else
