@@ -24,7 +24,7 @@ module SVG
   end
 
   # `name` is its class: what it stands for.
-  def rectangle(name, left, top, width, height, fill, opacity: 1)
+  def rectangle(name, left, top, width, height, fill:, opacity: 1)
     %(<rect class="#{name}" x="#{left}" y="#{top}" width="#{width}" height="#{height}" fill="#{fill}" ) +
       %(fill-opacity="#{opacity}"/>)
   end

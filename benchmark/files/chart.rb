@@ -51,7 +51,7 @@ module Files
     def head
       left = 20
       legend = LEGEND.flat_map do |kind, name|
-        [rectangle("legend", left, 54, 12, 12, COLOURS[kind]), text(left + 18, 64, name)].tap do
+        [rectangle("legend", left, 54, 12, 12, fill: COLOURS[kind]), text(left + 18, 64, name)].tap do
           left += 50 + (name.size * 7)
         end
       end
@@ -85,7 +85,8 @@ module Files
       values = { ratio: Report.ratio(group, row), value: Report.value(group, row), cpu: format("%.3f", group.cpu(row)),
                  extra: extra }
       [text(left + NAMES - 8, top + 13, row.name, anchor: "end"),
-       rectangle("bar", left + NAMES, top + 3, length, 12, COLOURS[row.kind]), *figures(values, left, top + 13, "black")]
+       rectangle("bar", left + NAMES, top + 3, length, 12, fill: COLOURS[row.kind]),
+       *figures(values, left, top + 13, "black")]
     end
 
     def figures(texts, left, top, fill)

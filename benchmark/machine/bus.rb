@@ -48,7 +48,7 @@ module Machine
 
     # Cycles that memory takes.
     def memory(bytes)
-      (bytes * frequency / @memory).ceil
+      Machine.parts(bytes * frequency, @memory)
     end
 
     # Bytes of what cycle stealing and transparent transfers move at a time: a word, or a small packet.

@@ -46,8 +46,8 @@ module Machine
 
     def head
       [text(MARGIN, 30, "The simulated machine, measured in its own time", size: 20, weight: "bold"),
-       text(MARGIN, 52, "Marks and bars were measured; dashed lines are the formulas and bounds below each panel, which " \
-                        "know nothing of the machine but the parameters of its bus.", fill: GREY)]
+       text(MARGIN, 52, "Marks and bars were measured; dashed lines are the formulas and bounds below each panel, " \
+                        "which know nothing of the machine but the parameters of its bus.", fill: GREY)]
     end
   end
 end

@@ -27,7 +27,7 @@ module Machine
 
     # What the legend has of a series.
     def sample(left, top, number)
-      return rectangle("legend", left - 5, top - 5, 10, 10, COLOURS[number], opacity: 0.55) if @panel.bars?
+      return rectangle("legend", left - 5, top - 5, 10, 10, fill: COLOURS[number], opacity: 0.55) if @panel.bars?
 
       mark("legend", left, top, number)
     end
@@ -81,7 +81,8 @@ module Machine
 
     def bar(left, point, width, number)
       top = @up.at(point.value)
-      rectangle("mark", left, top, (width - 3).round(1), (@up.low - top).round(1), COLOURS[number], opacity: 0.55)
+      rectangle("mark", left, top, (width - 3).round(1), (@up.low - top).round(1), fill: COLOURS[number],
+                                                                                   opacity: 0.55)
     end
 
     def limit(left, limit, width)

@@ -8,8 +8,9 @@ module Machine
   # CPU's time the interrupts take, under each policy, while more and more completions come.
   module Interrupts
     TITLE = "Interrupts: latency against rate under each coalescing policy"
-    NOTE = "A completion every T. A policy holds k = min(count, floor(time / T) + 1) of them back, for \"held\": (k - 1) T " \
-           "where they are count, otherwise time. Then the CPU is busy for entry + exit + k deferred, and looks after entry."
+    NOTE = "A completion every T. A policy holds k = min(count, floor(time / T) + 1) of them back, for \"held\": " \
+           "(k - 1) T where they are count, otherwise time. Then the CPU is busy for entry + exit + k deferred, and " \
+           "looks after entry."
     COSTS = { "a PC of 1998" => { entry: 10_500, exit: 10_500, deferred: 11_500 },
               "a cost of 1.6 us" => { entry: 1000, exit: 500, deferred: 100 } }.freeze
     POLICIES = { "none" => :none, "low latency" => :low_latency, "16 completions" => { count: 16 },
@@ -34,7 +35,7 @@ module Machine
                worst: ["worst latency", Axis.new("completion to handler, longest", "us", :log)],
                share: ["the CPU's time for interrupts", Axis.new("of the CPU's time", "%", :linear)] }.freeze
 
-    # When a handler looked, the numbers and cycles of completions that it was the first to see, and how long it went on.
+    # When a handler looked, the numbers and cycles of what it was the first to see, and how long it went on.
     Look = Struct.new(:at, :seen, :after)
     # What became of completions: interrupts a second, microseconds, and percent of the CPU's time.
     Result = Struct.new(:rate, :interrupts, :mean, :worst, :share)
@@ -88,9 +89,9 @@ module Machine
       number = -1
       seen = []
       trace.each do |event|
-        if event.what == :status
-          seen << [number += 1, event.cycle]
-        elsif event.what == :handler
+        case event.what
+        when :status then seen << [number += 1, event.cycle]
+        when :handler
           looks << Look.new(event.begin + entry, seen, event.cycle - event.begin - entry)
           seen = []
         end

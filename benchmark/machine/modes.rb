@@ -5,8 +5,8 @@ module Machine
   # How fast a transfer is in each mode, and how long the CPU waits, while it wants the bus more and more.
   module Modes
     TITLE = "Modes: how a transfer and the CPU share the bus"
-    NOTE = "n words of w cycles, accesses of the CPU of a cycles with gaps of g behind them. A load of 1 leaves no gap. On PCI " \
-           "Express it is memory that they share: a word is 64 bytes, a burst 512."
+    NOTE = "n words of w cycles, accesses of the CPU of a cycles with gaps of g behind them; a load of 1 leaves no gap. " \
+           "On PCI Express it is memory that they share: a word is 64 bytes, a burst 512."
     ALL = %i[burst cycle_stealing transparent].freeze
     NAMES = { burst: "burst", cycle_stealing: "cycle stealing", transparent: "transparent" }.freeze
     RATES = {
@@ -31,8 +31,9 @@ module Machine
       runs = BUSES.to_h do |key, name|
         [name, [Bus.new(key), ALL.to_h { |mode| [mode, loads.map { |load| run(key, mode, load, size) }] }]]
       end
-      runs.each { |name, (bus, modes)| yield rates(name, bus, modes, size) }
-      runs.each { |name, (bus, modes)| yield stalls(name, bus, modes, size) }
+      %i[rates stalls].each do |what|
+        runs.each { |name, (bus, modes)| yield public_send(what, name, bus, modes, size) }
+      end
     end
 
     # Load that was asked for, seconds, and stats of the machine.

@@ -22,7 +22,8 @@ module Machine
 
     def groups(quick)
       panel = Panel.new("payload", "throughput by the payload of a packet",
-                        Axis.new("payload of a packet", "bytes", :log), Axis.new("throughput", "GB/s", :linear), band: PRACTICE)
+                        Axis.new("payload of a packet", "bytes", :log), Axis.new("throughput", "GB/s", :linear),
+                        band: PRACTICE)
       WAYS.each do |name, (block, channels)|
         rule = if channels > 1 then TURNS
                else

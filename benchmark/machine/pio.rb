@@ -5,8 +5,8 @@ module Machine
   # Programmed I/O beside DMA: time, operations of the CPU, and from which size on DMA is the better one.
   module Pio
     TITLE = "Programmed I/O beside DMA: from which size on is DMA worth it?"
-    NOTE = "Time until the CPU is done with the last word, or its handler looks. An interrupt takes nothing of the CPU, or " \
-           "1.6 us (1 us before its handler looks), or 32.5 us (10.5 us), as on a PC of 1998."
+    NOTE = "Time until the CPU is done with the last word, or its handler looks. An interrupt takes nothing of the CPU, " \
+           "or 1.6 us (1 us before its handler looks), or 32.5 us (10.5 us), as on a PC of 1998."
     WIDTHS = [1, 4, 8].freeze
     COSTS = { "interrupts at no cost" => nil, "at 1.6 us" => Interrupts::COSTS["a cost of 1.6 us"],
               "at 32.5 us (a PC of 1998)" => Interrupts::COSTS["a PC of 1998"] }.freeze
@@ -63,30 +63,27 @@ module Machine
 
     # Sizes from which on DMA takes less: of time, of the CPU's time, of its operations.
     def crossovers
-      puts "From how many bytes on DMA is faster than programmed I/O, or takes less of the CPU's time, or fewer of its " \
+      puts "From how many bytes on DMA is faster than programmed I/O, or takes less of the CPU's time, or fewer of its",
            "operations; in bold, where that is above 1 KB:", ""
-      rows = BUSES.keys.product([false, true], WIDTHS).map { |key, reads, width| crossover(key, reads, width) }
-      Support.table(HEADER, rows.map { |cells, _| cells })
-      found = rows.flat_map(&:last)
-      puts "each is what the formulas give, but for #{found.count do |measured, formula|
-                                                        measured != formula
-                                                      end} of #{found.size}",
-           ""
+      ways = BUSES.keys.product([false, true], WIDTHS).to_h { |way| [way, found(*way)] }
+      Support.table(HEADER, ways.map do |(key, reads, width), found|
+        [BUSES[key] + (reads ? ", read" : ", write"), width, *found.map { |pair| bytes(pair.first) }, (46 * width) + 1]
+      end)
+      all = ways.values.flatten(1)
+      puts "#{all.count { |measured, formula| measured == formula }} of #{all.size} sizes are what the formulas give", ""
     end
 
-    # The cells of a row, and all that was found beside what the formulas give.
-    def crossover(key, reads, width)
+    # For each of the columns the size that was measured, and the one that the formulas give.
+    def found(key, reads, width)
       way = Way.new(key, reads)
-      found = COSTS.values.map do |cost|
+      times = COSTS.values.map do |cost|
         [first { |size| way.dma(size, cost).first <= way.programmed(size, width) },
          first { |size| way.block(size, cost) <= way.words(size, width) }]
       end
-      found += COSTS.values.compact.map do |cost|
+      times + COSTS.values.compact.map do |cost|
         [first { |size| way.dma(size, cost).last <= way.programmed(size, width) },
          first { |size| way.whole(cost.values.sum) <= way.words(size, width) }]
       end
-      operations = (47 * width) - width + 1
-      [[BUSES[key] + (reads ? ", read" : ", write"), width, *found.map { |pair| bytes(pair.first) }, operations], found]
     end
 
     def bytes(size)

@@ -72,7 +72,7 @@ module Machine
       return [] unless @panel.band
 
       upper, lower = [@panel.band.end, @panel.band.begin].map { |value| @up.at(value) }
-      [rectangle("band", LEFT, upper, RIGHT - LEFT, (lower - upper).round(1), BAND, opacity: 0.6)]
+      [rectangle("band", LEFT, upper, RIGHT - LEFT, (lower - upper).round(1), fill: BAND, opacity: 0.6)]
     end
 
     def legend
@@ -81,7 +81,7 @@ module Machine
       samples = names.each_index.map { |n| @curves.sample(left, level_of(n), n) }
       if @panel.band
         names << "the article: 10-12 in practice"
-        samples << rectangle("legend", left - 5, level_of(samples.size) - 5, 10, 10, BAND)
+        samples << rectangle("legend", left - 5, level_of(samples.size) - 5, 10, 10, fill: BAND)
       end
       samples + names.each_with_index.map { |name, n| text(left + 10, level_of(n) + 4, name, size: 11) }
     end
