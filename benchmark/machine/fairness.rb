@@ -1,11 +1,10 @@
 # frozen_string_literal: true
-# rubocop:disable all
 
 module Machine
   # Three masters on PCI that always want the bus, one for long blocks, one for short ones, one for middling ones.
   module Fairness
     TITLE = "Fairness: three masters of PCI that always want the bus"
-    NOTE = "One moves blocks of 4096 bytes, one of 4, one of 400. Round robin has a latency timer of 16, 32 or 128 cycles."
+    NOTE = "One moves blocks of 4096 bytes, one of 4, one of 400. Round robin has a timer of 16, 32 or 128 cycles."
     BLOCKS = { "blocks of 4096 bytes" => 4096, "of 4 bytes" => 4, "of 400 bytes" => 400 }.freeze
     ROTATING = "rotating"
     ARBITRATIONS = { "fixed" => { arbitration: :fixed }, ROTATING => { arbitration: :rotating },
@@ -16,8 +15,8 @@ module Machine
     FETCH = 13
     SHARES = "fixed: all for the first; rotating: as the cycles of a transaction of each; round robin: a third, " \
              "give or take a fetch that began before the timer ran out"
-    WAITS = "fixed: none, or for ever; rotating: at most a transaction of each other; round robin: at most the timer of " \
-            "other, and the fetch that began before it ran out"
+    WAITS = "fixed: none, or for ever; rotating: at most a transaction of each other; round robin: at most the timer " \
+            "of each other, and the fetch that began before it ran out"
     JAIN = "(sum x)^2 / (n sum x^2) of the shares (Jain, Chiu, Hawe, DEC-TR-301, 1984)"
 
     module_function

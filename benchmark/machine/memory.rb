@@ -1,12 +1,11 @@
 # frozen_string_literal: true
-# rubocop:disable all
 
 module Machine
   # Devices on links of their own, which share memory with each other and with the CPU.
   module Memory
     TITLE = "Memory: devices on links of PCI Express 3.0 x16, which share it with each other and the CPU"
-    NOTE = "Each moves bursts of 512 bytes at 14.4 GB/s, if memory can, which serves a burst in B whole cycles, an access " \
-           "of the CPU in a."
+    NOTE = "Each moves bursts of 512 bytes at 14.4 GB/s, if memory can, which serves a burst in B whole cycles, an " \
+           "access of the CPU in a."
     # GB/s of memory, and the CPU's load.
     WAYS = [[12.8, 0], [25.6, 0], [51.2, 0], [25.6, 0.1], [25.6, 0.5]].freeze
     DEVICES = (1..8)

@@ -1,12 +1,11 @@
 # frozen_string_literal: true
-# rubocop:disable all
 
 module Machine
   # How fast a transfer is in each mode, and how long the CPU waits, while it wants the bus more and more.
   module Modes
     TITLE = "Modes: how a transfer and the CPU share the bus"
-    NOTE = "n words of w cycles, accesses of the CPU of a cycles with gaps of g behind them; a load of 1 leaves no gap. " \
-           "On PCI Express it is memory that they share: a word is 64 bytes, a burst 512."
+    NOTE = "n words of w cycles, accesses of the CPU of a cycles with gaps of g behind them; a load of 1 leaves no " \
+           "gap. On PCI Express it is memory that they share: a word is 64 bytes, a burst 512."
     ALL = %i[burst cycle_stealing transparent].freeze
     NAMES = { burst: "burst", cycle_stealing: "cycle stealing", transparent: "transparent" }.freeze
     RATES = {

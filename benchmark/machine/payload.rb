@@ -1,5 +1,4 @@
 # frozen_string_literal: true
-# rubocop:disable all
 
 module Machine
   # What is left of the 16 GB/s of PCI Express 3.0 x16, by the payload of its packets, and what makes it 10 to 12.

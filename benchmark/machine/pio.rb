@@ -1,12 +1,11 @@
 # frozen_string_literal: true
-# rubocop:disable all
 
 module Machine
   # Programmed I/O beside DMA: time, operations of the CPU, and from which size on DMA is the better one.
   module Pio
     TITLE = "Programmed I/O beside DMA: from which size on is DMA worth it?"
-    NOTE = "Time until the CPU is done with the last word, or its handler looks. An interrupt takes nothing of the CPU, " \
-           "or 1.6 us (1 us before its handler looks), or 32.5 us (10.5 us), as on a PC of 1998."
+    NOTE = "Time until the CPU is done with the last word, or its handler looks. An interrupt takes nothing of the " \
+           "CPU, or 1.6 us (1 us before its handler looks), or 32.5 us (10.5 us), as on a PC of 1998."
     WIDTHS = [1, 4, 8].freeze
     COSTS = { "interrupts at no cost" => nil, "at 1.6 us" => Interrupts::COSTS["a cost of 1.6 us"],
               "at 32.5 us (a PC of 1998)" => Interrupts::COSTS["a PC of 1998"] }.freeze
@@ -22,7 +21,7 @@ module Machine
     module_function
 
     def groups(quick)
-      sizes = quick ? SIZES.values_at(0, 3, 6) : SIZES
+      sizes = quick ? SIZES.values_at(0, 3, 8) : SIZES
       [false, true].product(BUSES.to_a).each { |reads, (key, name)| yield times(key, name, reads, sizes) }
       yield operations(sizes)
       crossovers
@@ -70,7 +69,8 @@ module Machine
         [BUSES[key] + (reads ? ", read" : ", write"), width, *found.map { |pair| bytes(pair.first) }, (46 * width) + 1]
       end)
       all = ways.values.flatten(1)
-      puts "#{all.count { |measured, formula| measured == formula }} of #{all.size} sizes are what the formulas give", ""
+      right = all.count { |measured, formula| measured == formula }
+      puts "#{right} of #{all.size} sizes are what the formulas give", ""
     end
 
     # For each of the columns the size that was measured, and the one that the formulas give.

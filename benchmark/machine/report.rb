@@ -41,10 +41,10 @@ module Machine
     # From the formula, and whether it is within its bounds where it has such.
     def deviation(panel, series)
       bounded, exact = series.points.select(&:expected).partition { |point| point.expected.is_a?(Range) }
-      outside = bounded.map { |point| point.deviation(panel.points?) }.max
-      parts = [largest(panel, exact)]
-      parts << (outside.zero? ? "within" : "#{largest(panel, bounded)} outside") if outside
-      parts.compact.join(", ").then { |words| words.empty? ? "-" : words }
+      outside = largest(panel, bounded)
+      outside = outside.start_with?("0.0 ") ? "within" : "#{outside} outside" if outside
+      words = [largest(panel, exact), outside].compact
+      words.empty? ? "-" : words.join(", ")
     end
 
     def largest(panel, points)
