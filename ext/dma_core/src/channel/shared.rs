@@ -261,11 +261,7 @@ impl Shared {
         let before = state.table.pending();
         if state.channel.is_some() {
             match role {
-                Role::Lead if watches => {
-                    // A nudge may have asked for it that came before.
-                    let _ = state.open().map(Channel::kick);
-                    state.led(State::spin)?;
-                }
+                Role::Lead if watches => state.led(State::spin)?,
                 Role::Lead => state.led(State::progress)?,
                 Role::Follow => state.spin()?,
             }

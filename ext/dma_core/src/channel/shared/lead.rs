@@ -27,10 +27,11 @@ impl Shared {
         })
     }
 
-    /// Reaps for all, and pushes what follows, as a thread that leads, until one of the transfers ends that it waits for. Returns, too,
-    /// when nothing has happened for the time, when a signal interrupts it, and when the channel is closed.
+    /// Rings and reaps for all, and pushes what follows, as a thread that leads, until one of the transfers ends that it waits for.
+    /// Returns, too, when nothing has happened for the time, when a signal interrupts it, and when the channel is closed.
     pub fn serve(&self, tickets: &[Arc<Ticket>], timeout: Duration) {
-        while self.watch(timeout) && self.lead().is_ok() && !Ticket::any_ended(tickets) {}
+        // First of all: a nudge that asked for it may have come before.
+        while self.lead().is_ok() && !Ticket::any_ended(tickets) && self.watch(timeout) {}
     }
 
     /// Waits, as a thread that leads, until it is worth looking: in the engine, where that can be. False after `timeout`, and where a
