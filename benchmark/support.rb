@@ -113,6 +113,19 @@ module Support
     puts
   end
 
+  def csv(path, columns, rows)
+    File.write(path, [columns, *rows].map { |cells| "#{cells.map { |cell| quoted(cell) }.join(",")}\n" }.join)
+  end
+
+  def quoted(cell)
+    text = cell.is_a?(Float) ? format("%.6g", cell) : cell.to_s
+    text.match?(/[",]/) ? "\"#{text.gsub('"', '""')}\"" : text
+  end
+
+  def thousands(number)
+    number.round.to_s.gsub(/(?<=\d)(?=(\d{3})+$)/, " ")
+  end
+
   # What the figures depend on.
   def machine
     cpu = File.read("/proc/cpuinfo")[/^model name\s*: (.*)/, 1]

@@ -82,6 +82,53 @@ RSpec.describe DMA::File, "among a thousand fibers" do
     end
   end
 
+  # One of those who wait does so on a descriptor for all: the first to come, and who comes next when it goes.
+  it "goes on for the others when fibers are stopped that wait, whichever they are" do
+    [:even?, :odd?, ->(number) { number < 40 }].each do |stopped|
+      evict(path)
+      described_class.open(path, "rb", direct: true) do |file|
+        Async do |task|
+          fibers = Array.new(80) { |n| task.async { file.pread(9000, place(n)) == bytes.byteslice(place(n), 9000) } }
+          fibers.each_with_index { |fiber, n| fiber.stop if stopped.to_proc.call(n) }
+          left = fibers.reject.with_index { |_, n| stopped.to_proc.call(n) }
+          expect(left.map(&:wait)).to all(be(true))
+        end.wait
+      end
+    end
+  end
+
+  it "goes on for the others when the time of some is up" do
+    evict(path)
+    described_class.open(path, "rb", direct: true) do |file|
+      Async do |task|
+        hasty = lambda do |n|
+          task.with_timeout(0) { file.pread(90_000, place(n)) }
+        rescue Async::TimeoutError
+          nil
+        end
+        40.times { |n| task.async { hasty.call(n) } }
+        patient = Array.new(40) { |n| task.async { file.pread(9000, place(n)) == bytes.byteslice(place(n), 9000) } }
+        expect(patient.map(&:wait)).to all(be(true))
+      end.wait
+    end
+  end
+
+  it "gives fibers of several threads, and threads among them, their bytes" do
+    evict(path)
+    described_class.open(path, "rb", direct: true) do |file|
+      read = ->(n) { file.pread(9000, place(n)) == bytes.byteslice(place(n), 9000) }
+      threads = Array.new(6) do |thread|
+        Thread.new do
+          numbers = Array.new(rounds(200)) { |n| (n * 6) + thread }
+          next numbers.map(&read) if thread.even?
+
+          Async { |task| numbers.map { |n| task.async { read.call(n) } }.map(&:wait) }.wait
+        end
+      end
+      expect(threads.flat_map(&:value)).to all(be(true))
+    end
+  end
+
   # What most processes have.
   {
     "each_chunk" => "file.each_chunk(30_000, offset: at, length: 90_000).map { |part, from| [part.get_string, from] }",

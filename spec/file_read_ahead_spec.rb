@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require "objspace"
+
 # What `read` brings is what lies in the file, however much of it is on its way already.
 RSpec.describe DMA::File, "reading ahead" do
   let(:bytes) { unstressed { sample((8 << 20) + 1001) } }
@@ -37,6 +39,25 @@ RSpec.describe DMA::File, "reading ahead" do
 
       expect(file.stats[:requests]).to be <= 30
     end
+  end
+
+  # Ruby's own growth takes up to twice as much, and copies.
+  it "takes as much memory for a String as it has bytes, from the disk and from the page cache" do
+    [method(:evict), ::File.method(:binread)].each do |prepare|
+      prepare.call(path)
+      file.rewind
+      strings = Array.new(6) { file.read(1 << 20) } << file.read
+      expect(strings.map { |string| ObjectSpace.memsize_of(string) - string.bytesize }).to all(be_between(0, 4096))
+      expect(strings.join == bytes).to be(true)
+    end
+  end
+
+  it "leaves the memory of a String that is filled again as it is" do
+    out = String.new(capacity: 1 << 20)
+    [4096, 65_536, 100_000].each { |length| rounds(10).times { file.read(length, out) } }
+    10.times { |n| file.pread(4096, n, out) }
+    expect(out).to eq(bytes[9, 4096])
+    expect(ObjectSpace.memsize_of(out)).to be > 1 << 20
   end
 
   it "brings every line once" do

@@ -119,6 +119,20 @@ RSpec.describe DMA::File do
     end
   end
 
+  describe "a String to be filled" do
+    it "is as it was where the file is closed, or open for writing only" do
+      writer = described_class.open(scratch_file("other.bin"), "w")
+      [writer, open_file.tap(&:close)].product([10, 4096, 32_768, 1 << 20]).each do |file, length|
+        out = +"as it was"
+        [[:read, length, out], [:pread, length, 0, out], [:readpartial, length, out]].each do |call|
+          expect { file.public_send(*call) }.to raise_error(StandardError, /was closed|is not opened for reading/)
+        end
+        expect(out).to eq("as it was")
+      end
+      writer.close
+    end
+  end
+
   describe "misuse" do
     it "of a file that is open for reading only raises IOError, and says how to open it" do
       buffer = DMA::Buffer.new(1)

@@ -1,10 +1,14 @@
 # frozen_string_literal: true
+# rubocop:disable all
+
+require_relative "../svg"
 
 module Files
   # Bars of all groups in an SVG: how fast each row is, with the reference's speed as a line through its group.
   class Chart
+    include SVG
+
     COLOURS = { dma: "#c2410c", ruby: "#2563eb", program: "#6b7280" }.freeze
-    GREY = "#4b5563"
     LEGEND = { dma: "DMA", ruby: "Ruby's other ways", program: "other programs" }.freeze
     # Horizontal: names, bars, and columns of figures with their right edges.
     NAMES = 290
@@ -27,13 +31,8 @@ module Files
       columns = columns()
       height = TOP + columns.map { |groups| groups.sum { |group| height(group) } }.max.to_i
       width = 20 + (COLUMN * columns.size)
-      <<~SVG
-        <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 #{width} #{height}" width="#{width}" height="#{height}"
-          font-family="sans-serif" font-size="12">
-        <rect width="100%" height="100%" fill="white"/>
-        #{[*head, *columns.each_with_index.flat_map { |groups, n| column(groups, 20 + (n * COLUMN)) }].join("\n")}
-        </svg>
-      SVG
+      parts = columns.each_with_index.flat_map { |groups, n| column(groups, 20 + (n * COLUMN)) }
+      document(width, height, [*head, *parts])
     end
 
     private
@@ -52,7 +51,9 @@ module Files
     def head
       left = 20
       legend = LEGEND.flat_map do |kind, name|
-        [rectangle("legend", kind, left, 54, 12), text(left + 18, 64, name)].tap { left += 50 + (name.size * 7) }
+        [rectangle("legend", left, 54, 12, 12, COLOURS[kind]), text(left + 18, 64, name)].tap do
+          left += 50 + (name.size * 7)
+        end
       end
       [text(20, 26, "Files: longer bars are faster", size: 18, weight: "bold"),
        text(20, 44, @notes, fill: GREY), *legend,
@@ -84,7 +85,7 @@ module Files
       values = { ratio: Report.ratio(group, row), value: Report.value(group, row), cpu: format("%.3f", group.cpu(row)),
                  extra: extra }
       [text(left + NAMES - 8, top + 13, row.name, anchor: "end"),
-       rectangle("bar", row.kind, left + NAMES, top + 3, length), *figures(values, left, top + 13, "black")]
+       rectangle("bar", left + NAMES, top + 3, length, 12, COLOURS[row.kind]), *figures(values, left, top + 13, "black")]
     end
 
     def figures(texts, left, top, fill)
@@ -95,17 +96,7 @@ module Files
 
     def mark(left, top, lengths, group)
       length = lengths[group.row(group.reference)] or return
-      %(<path d="M#{left + length} #{top}v#{lengths.size * LINE}" stroke="black" stroke-dasharray="3 2"/>)
-    end
-
-    # Of a kind of rows; `name` tells bars from the legend.
-    def rectangle(name, kind, left, top, width)
-      %(<rect class="#{name}" x="#{left}" y="#{top}" width="#{width}" height="12" fill="#{COLOURS[kind]}"/>)
-    end
-
-    def text(left, top, words, size: 12, weight: "normal", anchor: "start", fill: "black")
-      %(<text x="#{left}" y="#{top}" font-size="#{size}" font-weight="#{weight}" text-anchor="#{anchor}" ) +
-        %(fill="#{fill}">#{words.encode(xml: :text)}</text>)
+      path("M#{left + length} #{top}v#{lengths.size * LINE}", "black", dash: "3 2")
     end
   end
 end

@@ -73,7 +73,8 @@ module Files
     end
 
     def read_into(path, part, offsets)
-      memory = Array.new([FIBERS, offsets.size].min) { DMA::Buffer.new(part, lock: false).clear }
+      pool = DMA::Pool.new(count: [FIBERS, offsets.size].min, size: part, lock: false)
+      memory = Array.new(pool.count) { pool.checkout.clear }
       timed do
         DMA::File.open(path) do |file|
           in_fibers(offsets) do |offset, fiber|

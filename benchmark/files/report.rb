@@ -32,32 +32,23 @@ module Files
     end
 
     def value(group, row)
-      group.unit == "GB/s" ? format("%.2f", group.value(row)) : thousands(group.value(row))
-    end
-
-    def thousands(number)
-      number.round.to_s.gsub(/(?<=\d)(?=(\d{3})+$)/, " ")
+      group.unit == "GB/s" ? format("%.2f", group.value(row)) : Support.thousands(group.value(row))
     end
 
     # A figure that not every group has.
     def text(figure, row)
       value = row.public_send(figure) or return
-      figure == :gap ? format("%.1f", value * 1e3) : thousands(value)
+      figure == :gap ? format("%.1f", value * 1e3) : Support.thousands(value)
     end
 
     def csv(groups, path)
       lines = groups.flat_map { |group| group.measured.map { |row| record(group, row) } }
-      File.write(path, [COLUMNS, *lines].map { |cells| "#{cells.map { |cell| quoted(cell) }.join(",")}\n" }.join)
+      Support.csv(path, COLUMNS, lines)
     end
 
     def record(group, row)
       [group.name, row.name, row.kind, group.reference, group.value(row), group.unit, group.ratio(row), group.cpu(row),
        row.calls, row.gap&.*(1e3), group.rounds]
-    end
-
-    def quoted(cell)
-      text = cell.is_a?(Float) ? format("%.6g", cell) : cell.to_s
-      text.match?(/[",]/) ? "\"#{text.gsub('"', '""')}\"" : text
     end
   end
 end

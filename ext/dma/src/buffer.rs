@@ -19,7 +19,7 @@ use magnus::{
 };
 use rb_sys::VALUE;
 
-pub use self::bytes::{append, append_with};
+pub use self::bytes::{append, append_with, reserve};
 pub use self::sharing::{alignment_of, region_of, Export};
 use crate::error::{argument, busy, OrRaise};
 use crate::{gvl, memory_view, view};

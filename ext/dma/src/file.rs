@@ -2,6 +2,7 @@
 
 mod ahead;
 mod crowd;
+mod fibers;
 mod strings;
 
 use std::os::fd::{AsFd, IntoRawFd};
@@ -67,9 +68,10 @@ impl File {
         file.ok_or_else(|| closed(ruby, format!("{} was closed", self.path.display())))
     }
 
-    /// Whether it is open, and this process's.
-    pub fn is_usable(&self) -> bool {
-        lock(&self.file).as_ref().is_some_and(|file| file.handle().check().is_ok())
+    /// The open file, if it is this process's and may be read: without an error for whoever has another way to find that out.
+    pub fn readable(&self) -> Option<Arc<CoreFile>> {
+        let file = lock(&self.file);
+        file.as_ref().filter(|file| file.handle().is_readable() && file.handle().check().is_ok()).map(Arc::clone)
     }
 
     /// Whether it was closed.

@@ -51,12 +51,13 @@ fn main() -> dma_core::Result<()> {
 fn simulate(machine: &Machine, registers: &dyn Registers, ring: &mut Ring, from: u64) -> dma_core::Result<()> {
     let mut next = 0;
     while next < BLOCKS {
-        for block in next..BLOCKS.min(next + u64::from(ring.room())) {
+        let end = BLOCKS.min(next + u64::from(ring.room()));
+        for block in next..end {
             let (source, destination) = (from + block * BLOCK as u64, block * BLOCK as u64);
             let length = BLOCK as u32;
             ring.add(Descriptor { source, destination, length, flags: flags::TO_DEVICE, ..Descriptor::default() })?;
-            next += 1;
         }
+        next = end;
         registers.write(channel_offset(0) + 0x2c, 4, ring.tail().into());
         machine.run_until_idle();
         while let Some((_, descriptor)) = ring.pop() {

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
-use crate::engine::{Engine, Limits, Queue};
+use crate::engine::{Engine, Limits, Queue, Watch};
 use crate::error::{Error, Result};
 use crate::memory::Region;
 use crate::sys;
@@ -199,6 +199,22 @@ impl Channel {
     pub fn event(&self) -> BorrowedFd<'_> {
         let queue = self.queue.as_ref().expect("only drop takes the queue");
         self.merging.as_ref().map_or_else(|| queue.event(), |merging| merging.event.as_fd())
+    }
+
+    /// Where whoever leads can wait instead of for the event. See [`Queue::watch`].
+    pub(super) fn watch(&mut self) -> Option<Arc<dyn Watch>> {
+        // What others let go of is told by another event.
+        self.queue.as_mut().filter(|_| self.merging.is_none()).and_then(|queue| queue.watch())
+    }
+
+    /// See [`Queue::rouse`].
+    pub(super) fn rouse(&mut self) {
+        self.queue.iter_mut().for_each(|queue| queue.rouse());
+    }
+
+    /// See [`Queue::up`].
+    pub(super) fn up(&mut self) {
+        self.queue.iter_mut().for_each(|queue| queue.up());
     }
 
     /// Asks that a request be given up; it ends with `why` where that came in time. False for one that has ended.

@@ -7,6 +7,7 @@ pub mod edges;
 pub mod file;
 pub mod sim;
 pub mod vfio;
+mod watch;
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
@@ -18,6 +19,8 @@ use crate::memory::Span;
 use crate::transfer::{Access, Completion, Op, Path};
 
 use edges::Edges;
+pub use watch::Watch;
+pub(crate) use watch::Watcher;
 
 /// What an engine takes. The channel brings requests into this shape: it splits them, and where memory is not aligned it copies
 /// through bounce buffers.
@@ -284,4 +287,14 @@ pub trait Queue: Send + Debug {
     fn stop(&mut self) -> bool;
     /// Asks that an operation be given up. It still completes, as [`crate::transfer::Status::Aborted`] or as it ends otherwise.
     fn cancel(&mut self, tag: u32);
+    /// Where one thread at a time can wait, until [`Queue::up`] says that it does no more, if there is such a place now. A
+    /// completion ends the wait that comes meanwhile, or is there when it begins. Who reaps one between this and the wait has to
+    /// [`Queue::rouse`] whoever wants to know.
+    fn watch(&mut self) -> Option<Arc<dyn Watch>> {
+        None
+    }
+    /// Ends the wait of whoever watches, even one that is still to begin.
+    fn rouse(&mut self) {}
+    /// Nobody watches any more.
+    fn up(&mut self) {}
 }

@@ -34,7 +34,6 @@ module DMA
       # @return [String] shorter only at the end of the file
       # @raise [EOFError] behind the end
       def pread(length, offset, out = nil)
-        readable
         native_pread(length, offset, out) || pread_on(length, offset, out)
       end
 
@@ -182,6 +181,7 @@ module DMA
       end
 
       def pread_on(length, offset, out)
+        readable
         DMA.__send__(:natural, length, "length")
         DMA.__send__(:natural, offset, "offset")
         bytes = collect(out) { |string| native_read_string(string, offset, length, false) }

@@ -31,7 +31,8 @@ module DMA
                 "hangs" => "#fca5a5", "nothing" => "white", "A" => "#fef3c7", "D" => "#f3f4f6" }.freeze
       MEANINGS = { "A" => "A: address", "D" => "D1, D2 ...: data", "waits" => "waits for the bus" }.freeze
       DEVICES = %w[#99f6e4 #fbcfe8 #d9f99d #c7d2fe #fed7aa].freeze
-      private_constant(*constants)
+      private_constant :NAMES, :CYCLE, :WIDEST, :WIDTH, :LINE, :WORDS, :SCOPE, :HIGH, :LOW, :LETTER, :TICK, :GREY, :RED,
+                       :SHADE, :FILLS, :MEANINGS, :DEVICES
 
       # @param waves [Array] scope, name, kind and changes of each signal
       # @param cycles [Range] what is shown

@@ -56,6 +56,23 @@ pub fn append(out: RString, region: &Region, offset: usize, len: usize) -> Resul
     protect(|| unsafe { rb_sys::rb_str_cat(out.as_raw(), address as *const _, len as _) }).map(drop)
 }
 
+/// Makes room for `len` bytes behind those in use. A String that has it keeps its memory as it is: rb_str_modify_expand gives back what
+/// is more than that, and rb_str_cat, left to itself, takes up to twice as much as is needed, in steps, each of which may be a copy.
+pub fn reserve(out: RString, len: usize) -> Result<(), Error> {
+    let raw = out.as_raw();
+    protect(|| {
+        // SAFETY: a String, which raises here if it is frozen, or locked by somebody else; from then on it is nobody else's.
+        unsafe {
+            rb_sys::rb_str_modify(raw);
+            if (rb_sys::rb_str_capacity(raw) as usize).saturating_sub(rb_sys::RSTRING_LEN(raw) as usize) < len {
+                rb_sys::rb_str_modify_expand(raw, len as _);
+            }
+        }
+        raw
+    })
+    .map(drop)
+}
+
 /// Appends what `read` puts at an address where there is room for `len` bytes, and says how many there are; without the GVL, if
 /// it is to be `released`, which other threads must not use to change the String.
 pub fn append_with(
@@ -66,22 +83,22 @@ pub fn append_with(
     read: impl FnOnce(*mut u8) -> usize + Send,
 ) -> Result<usize, Error> {
     let raw = out.as_raw();
-    protect(|| {
-        // SAFETY: a String, which raises here if it is frozen, or locked by somebody else.
-        unsafe {
-            rb_sys::rb_str_modify_expand(raw, len as _);
-            rb_sys::rb_str_locktmp(raw)
-        }
-    })?;
+    reserve(out, len)?;
     let used = out.len();
-    // SAFETY: there is room for `len` bytes behind those in use, and nobody moves them while the String is locked.
+    if released {
+        // SAFETY: a String, which raises here if it is locked by somebody else.
+        protect(|| unsafe { rb_sys::rb_str_locktmp(raw) })?;
+    }
+    // SAFETY: there is room for `len` bytes behind those in use, and nobody moves them: the GVL is held, or the String locked.
     let end = Target(unsafe { rb_sys::RSTRING_PTR(raw).cast_mut().cast::<u8>().add(used) });
     let call = move || read(end.address());
     let n = if released { gvl::without_if_possible(call) } else { call() };
     protect(|| {
-        // SAFETY: it was locked here, and `n` bytes were written.
+        // SAFETY: if it is locked, it was so here, and `n` bytes were written.
         unsafe {
-            rb_sys::rb_str_unlocktmp(raw);
+            if released {
+                rb_sys::rb_str_unlocktmp(raw);
+            }
             rb_sys::rb_str_set_len(raw, (used + n) as _);
         }
         raw

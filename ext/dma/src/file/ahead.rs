@@ -153,12 +153,15 @@ impl Ahead {
 impl Running {
     /// From `offset` on, if reads of `len` bytes are the faster for it.
     fn begin(ruby: &Ruby, this: &File, file: &CoreFile, (offset, len): (u64, u64)) -> Result<Option<Running>, Error> {
-        let rest = file.size().or_raise(ruby)?.saturating_sub(offset);
-        if file.handle().is_character() || rest <= CHUNK as u64 {
+        let handle = file.handle();
+        if len > SMALL && handle.expect(offset, len) == Cache::Through {
             return Ok(None);
         }
-        let way = match file.handle().survey(offset, rest.min(LARGE)) {
-            Cache::Through if len > SMALL => return Ok(None),
+        let rest = file.size().or_raise(ruby)?.saturating_sub(offset);
+        if handle.is_character() || rest <= CHUNK as u64 {
+            return Ok(None);
+        }
+        let way = match handle.survey(offset, rest.min(LARGE)) {
             Cache::Through => {
                 let mut regions = this.regions();
                 regions.reserve(1, CACHED).or_raise(ruby)?;

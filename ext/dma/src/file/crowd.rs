@@ -5,21 +5,22 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::Arc;
 use std::time::Duration;
 
-use dma_core::channel::{Outcome, Request, Role, Shared, Ticket, Waiter};
+use dma_core::channel::{Outcome, Request, Role, Ticket, Waiter};
 use dma_core::engine::Cache;
 use dma_core::file::File as CoreFile;
 use dma_core::transfer::Status;
-use dma_core::{sys, Error as Core};
+use dma_core::Error as Core;
 use magnus::value::{InnerValue, Opaque};
 use magnus::{gc, prelude::*, Error, RClass, Ruby, Value};
 
+use super::fibers::Fibers;
 use crate::buffer::with_memory;
 use crate::error::{held, raise, OrRaise};
 use crate::event::{scheduled, Event};
 use crate::gvl;
 use crate::line::Line;
 
-/// How many wait on descriptors at a time. The others wait until one of these has what it wanted: a thousand fibers may read one
+/// How many threads wait on descriptors at a time. The others wait until one of these has what it wanted: a thousand may read one
 /// file, and a process has a thousand descriptors.
 const PLACES: usize = 64;
 
@@ -27,6 +28,7 @@ const PLACES: usize = 64;
 pub struct Crowd {
     /// The channel, and who waits for it.
     pub line: Line,
+    fibers: Fibers,
     /// How many places are free, and how many wait for one.
     free: AtomicUsize,
     waiting: AtomicUsize,
@@ -40,12 +42,14 @@ impl Crowd {
         let line = Line::new(ruby, with_memory(ruby, || file.shared(depth))?)?;
         let queue: RClass = ruby.class_thread().const_get("Queue")?;
         let hints: Value = queue.funcall("new", ())?;
-        Ok(Crowd { line, free: AtomicUsize::new(PLACES), waiting: AtomicUsize::new(0), hints: hints.into() })
+        let fibers = Fibers::default();
+        Ok(Crowd { line, fibers, free: AtomicUsize::new(PLACES), waiting: AtomicUsize::new(0), hints: hints.into() })
     }
 
     /// For the GC.
     pub fn mark(&self, marker: &gc::Marker) {
         self.line.mark(marker);
+        self.fibers.mark(marker);
         marker.mark(self.hints);
     }
 
@@ -82,8 +86,14 @@ impl Crowd {
     /// # Errors
     /// What interrupts the wait; they go on.
     pub fn wait(&self, ruby: &Ruby, tickets: &[Arc<Ticket>]) -> Result<(), Error> {
+        let fibers = scheduled().then_some(&self.fibers);
+        let line = &self.line;
+        let wait = || line.wait(ruby, tickets, None, |seat| FileWaiter { ruby, line, fibers, tickets, seat });
+        if let Some(fibers) = fibers {
+            return fibers.wait(ruby, tickets, wait);
+        }
         self.take_place(ruby)?;
-        let waited = self.line.wait(ruby, tickets, None, |seat| FileWaiter { ruby, line: &self.line, tickets, seat });
+        let waited = wait();
         let _held = waited.as_ref().err().and_then(held);
         // Whatever has ended the wait, the place is the next one's.
         self.free.fetch_add(1, Relaxed);
@@ -121,6 +131,8 @@ impl Crowd {
 struct FileWaiter<'a> {
     ruby: &'a Ruby,
     line: &'a Line,
+    /// Those that a fiber waits for, too.
+    fibers: Option<&'a Fibers>,
     tickets: &'a [Arc<Ticket>],
     seat: Event,
 }
@@ -132,33 +144,36 @@ impl Waiter for FileWaiter<'_> {
         // No interrupt of a file's is ever lost, and schedulers take long to set a timer.
         match role {
             Role::Follow => self.seat.wait(self.ruby, None).map(drop),
-            Role::Lead if scheduled() => {
+            Role::Lead if self.tells() => {
                 self.line.shared.lead().or_raise(self.ruby)?;
+                // Who leads is not nudged for what it has reaped, and has taken a nudge that came before.
+                self.reaped(&mut || {})?;
+                if Ticket::any_ended(self.tickets) {
+                    return Ok(());
+                }
                 self.line.event.wait(self.ruby, None).map(drop)
             }
             Role::Lead => {
                 let (shared, tickets) = (&self.line.shared, self.tickets);
-                gvl::interruptible(self.ruby, || lead(shared, tickets, timeout))
+                // Without the GVL: of a long transfer each operation would have to wait for it otherwise.
+                gvl::interruptible(self.ruby, || shared.serve(tickets, timeout))
             }
         }
     }
 
     fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<(), Error> {
-        Ok(())
+        self.fibers.map_or(Ok(()), |fibers| fibers.tell(self.ruby))
+    }
+
+    fn tells(&self) -> bool {
+        self.fibers.is_some()
+    }
+
+    fn watches(&self) -> bool {
+        !self.tells()
     }
 
     fn error(&mut self, error: Core) -> Error {
         raise(self.ruby, &error)
-    }
-}
-
-/// Reaps for all, and pushes what follows, without the GVL: of a long transfer each operation would have to wait for it otherwise.
-/// Returns when one of the transfers has ended, when nothing has happened for the time, and when a signal interrupts it.
-fn lead(shared: &Shared, tickets: &[Arc<Ticket>], timeout: Duration) {
-    while sys::wait_readable(shared.event(), timeout) {
-        // Mostly that was what is waited for, and the event need not be cleared before somebody waits for it again.
-        if shared.lead().is_err() || Ticket::any_ended(tickets) || shared.progress().is_err() {
-            return;
-        }
     }
 }

@@ -13,7 +13,7 @@ use magnus::{prelude::*, Error, Fixnum, RString, Ruby, TryConvert, Value};
 
 use super::crowd::Crowd;
 use super::{check, File};
-use crate::buffer::{append, append_with};
+use crate::buffer::{append, append_with, reserve};
 use crate::error::{argument, held, OrRaise};
 
 /// Bytes of a String that are copied to aligned memory, or from the page cache, at a time.
@@ -40,18 +40,43 @@ pub fn native_read_string(
     len: u64,
     whole: bool,
 ) -> Result<usize, Error> {
+    let file = this.open(ruby)?;
+    make_room(ruby, &file, out, offset, len)?;
+    read_string(ruby, this, &file, out, (offset, len), whole)
+}
+
+fn read_string(
+    ruby: &Ruby,
+    this: &File,
+    file: &CoreFile,
+    out: RString,
+    (offset, len): (u64, u64),
+    whole: bool,
+) -> Result<usize, Error> {
     if len == 0 {
         return Ok(0);
     }
-    let file = this.open(ruby)?;
-    let (done, cache) = read_cached(ruby, &file, out, offset, len)?;
+    let found = read_cached(ruby, file, out, offset, len)?;
+    read_rest(ruby, this, file, out, (offset, len), found, whole)
+}
+
+/// What is left of a read, of which so much was `done` from the page cache; how much that is with it.
+fn read_rest(
+    ruby: &Ruby,
+    this: &File,
+    file: &CoreFile,
+    out: RString,
+    (offset, len): (u64, u64),
+    (done, cache): (usize, Cache),
+    whole: bool,
+) -> Result<usize, Error> {
     let (offset, len) = (offset + done as u64, len - done as u64);
     if len == 0 || file.handle().is_behind(offset) {
         return Ok(done);
     }
     let small = len <= OPERATION as u64 && offset <= i64::MAX as u64 - 2 * OPERATION as u64;
     let rest = match small {
-        true => read_small(ruby, this, &file, out, (offset, len as usize), (whole, cache))?,
+        true => read_small(ruby, this, file, out, (offset, len as usize), (whole, cache))?,
         false => read_large(ruby, this, out, (offset, len), whole)?,
     };
     Ok(done + rest)
@@ -68,9 +93,10 @@ pub fn native_read_on(
 ) -> Result<usize, Error> {
     let file = this.open(ruby)?;
     file.handle().check().or_raise(ruby)?;
+    make_room(ruby, &file, out, offset, len)?;
     let mut done = this.ahead.read(ruby, this, &file, out, (offset, len))?;
     if done == 0 || !whole {
-        done += native_read_string(ruby, this, out, offset + done as u64, len - done as u64, whole)?;
+        done += read_string(ruby, this, &file, out, (offset + done as u64, len - done as u64), whole)?;
     }
     this.ahead.note(offset, done);
     Ok(done)
@@ -78,16 +104,15 @@ pub fn native_read_on(
 
 /// The next `len` bytes, where all of them were read ahead, or lie in the page cache and are not many, and nobody else is at the position
 /// now: most calls of a program that reads little at a time, in one step of which no other thread sees a half. Otherwise nil.
-pub fn native_take(ruby: &Ruby, this: Obj<File>, len: Value, out: Option<RString>) -> Result<Option<RString>, Error> {
-    let Some(len) = Fixnum::from_value(len).and_then(|len| len.to_usize().ok()).filter(|len| *len > 0) else {
-        return Ok(None);
-    };
+pub fn native_take(ruby: &Ruby, this: Obj<File>, len: Value, out: Value) -> Result<Option<RString>, Error> {
+    let len = Fixnum::from_value(len).and_then(|len| len.to_usize().ok()).filter(|len| *len > 0);
+    let (Some(len), Some(out), Some(file)) = (len, given(out), this.readable()) else { return Ok(None) };
     let overwritten = || ivar(ruby, this, &OVERWRITTEN).to_bool();
     // SAFETY: a Mutex, which this only looks at.
     let busy = || unsafe { Value::from_raw(rb_sys::rb_mutex_locked_p(ivar(ruby, this, &LOCK).as_raw())) }.to_bool();
     let (ahead, cursor) =
         (RString::from_value(ivar(ruby, this, &AHEAD)), usize::try_convert(ivar(ruby, this, &CURSOR)));
-    let (Some(ahead), Ok(cursor), false) = (ahead, cursor, !this.is_usable() || overwritten() || busy()) else {
+    let (Some(ahead), Ok(cursor), false) = (ahead, cursor, overwritten() || busy()) else {
         return Ok(None);
     };
     if ahead.len() > cursor {
@@ -111,7 +136,7 @@ pub fn native_take(ruby: &Ruby, this: Obj<File>, len: Value, out: Option<RString
     if let Some((region, skip)) = found {
         append(out, &region, skip, len)?;
         this.ahead.took(len);
-    } else if read_cached(ruby, &*this.open(ruby)?, out, next, len as u64)?.0 == len {
+    } else if read_cached(ruby, &file, out, next, len as u64)?.0 == len {
         this.ahead.note(next, len);
     } else {
         return Ok(None);
@@ -120,23 +145,25 @@ pub fn native_take(ruby: &Ruby, this: Obj<File>, len: Value, out: Option<RString
     Ok(Some(out))
 }
 
-/// A little at `offset`, where the page cache has the first of it: most calls of a program that reads here and there.
-pub fn native_pread(
-    ruby: &Ruby,
-    this: &File,
-    len: Value,
-    offset: Value,
-    out: Option<RString>,
-) -> Result<Option<RString>, Error> {
+/// A little at `offset`, if there is any: most calls of a program that reads here and there.
+pub fn native_pread(ruby: &Ruby, this: &File, len: Value, offset: Value, out: Value) -> Result<Option<RString>, Error> {
     let number = |value| Fixnum::from_value(value).and_then(|number| number.to_u64().ok());
     let len = number(len).filter(|len| (1..=AT_ONCE as u64).contains(len));
     let (Some(len), Some(offset)) = (len, number(offset)) else { return Ok(None) };
+    let (Some(out), Some(file)) = (given(out), this.readable()) else { return Ok(None) };
     let out = empty_or_new(ruby, this, out, len as usize)?;
-    let (done, _) = read_cached(ruby, &*this.open(ruby)?, out, offset, len)?;
-    if done > 0 && (done as u64) < len {
-        native_read_string(ruby, this, out, offset + done as u64, len - done as u64, false)?;
-    }
+    let found = read_cached(ruby, &file, out, offset, len)?;
+    let done = read_rest(ruby, this, &file, out, (offset, len), found, false)?;
     Ok((done > 0).then_some(out))
+}
+
+/// The String to be filled, or none, if it is either: what is to become one runs Ruby code meanwhile.
+fn given(out: Value) -> Option<Option<RString>> {
+    if out.is_nil() {
+        Some(None)
+    } else {
+        RString::from_value(out).map(Some)
+    }
 }
 
 fn empty_or_new(ruby: &Ruby, this: &File, out: Option<RString>, len: usize) -> Result<RString, Error> {
@@ -144,6 +171,14 @@ fn empty_or_new(ruby: &Ruby, this: &File, out: Option<RString>, len: usize) -> R
         Some(out) => native_empty(this, out).map(|()| out),
         None => Ok(ruby.str_buf_new(len)),
     }
+}
+
+/// Makes room for what is read, at once, where that is much; as far as the file says how much it has.
+fn make_room(ruby: &Ruby, file: &CoreFile, out: RString, offset: u64, len: u64) -> Result<(), Error> {
+    if len <= AT_ONCE as u64 {
+        return Ok(());
+    }
+    reserve(out, file.size().or_raise(ruby)?.saturating_sub(offset).min(len) as usize)
 }
 
 fn ivar(ruby: &Ruby, this: Obj<File>, name: &LazyId) -> Value {
@@ -156,7 +191,7 @@ fn read_cached(ruby: &Ruby, file: &CoreFile, out: RString, offset: u64, len: u64
     let handle = file.handle();
     handle.check().or_raise(ruby)?;
     let len = if len > OPERATION as u64 { len.min(file.size().or_raise(ruby)?.saturating_sub(offset)) } else { len };
-    let cache = if len <= AT_ONCE as u64 { handle.expect(offset, len) } else { handle.survey(offset, len) };
+    let cache = handle.expect(offset, len);
     if cache != Cache::Through {
         return Ok((0, cache));
     }

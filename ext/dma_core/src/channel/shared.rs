@@ -1,6 +1,7 @@
 //! A channel of many users: each submits and waits for its own, whoever waits first reaps for all.
 
 mod end;
+mod lead;
 mod manual;
 mod open;
 mod plain;
@@ -41,6 +42,14 @@ pub trait Waiter {
     /// Called between two steps of a machine that the waiter runs by itself.
     fn step(&mut self) -> Result<(), Self::Error> {
         Ok(())
+    }
+    /// Whether it has others to tell how their transfers ended: [`Waiter::reaped`] is then called whichever has.
+    fn tells(&self) -> bool {
+        false
+    }
+    /// Whether it waits by [`Shared::watch`] where it leads, which makes the event unreadable where that is needed.
+    fn watches(&self) -> bool {
+        false
     }
     /// What an error of the channel is to the caller.
     fn error(&mut self, error: Error) -> Self::Error;
@@ -129,19 +138,6 @@ impl Shared {
         state.spin()
     }
 
-    /// [`Shared::kick`] by whoever leads.
-    pub fn lead(&self) -> Result<()> {
-        let mut state = self.lock()?;
-        state.open()?.kick();
-        state.led(State::spin)
-    }
-
-    /// The doorbell for what was enqueued, by whoever leads: before it waits again it rings once for all, which is what a
-    /// [`Waiter`] that leads is to do. False where nobody leads now.
-    pub fn have_kicked(&self) -> bool {
-        self.lock().is_ok_and(|state| state.table.call())
-    }
-
     /// Reaps all completions there are, and pushes what fits. The event is readable only once there is something new.
     pub fn progress(&self) -> Result<()> {
         let mut state = self.lock()?;
@@ -202,14 +198,16 @@ impl Shared {
         if let Some(clock) = &self.clock {
             return self.run(&**clock, tickets, timeout, waiter);
         }
-        let started = Instant::now();
-        let deadline = timeout.and_then(|timeout| started.checked_add(timeout));
-        while !Ticket::any_ended(tickets) && started.elapsed() < self.spin {
-            self.seek(tickets).map_err(|error| waiter.error(error))?;
-            std::hint::spin_loop();
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        if !self.spin.is_zero() {
+            let started = Instant::now();
+            while !Ticket::any_ended(tickets) && started.elapsed() < self.spin {
+                self.seek(tickets).map_err(|error| waiter.error(error))?;
+                std::hint::spin_loop();
+            }
         }
         if !Ticket::any_ended(tickets) {
-            self.sit(seat, tickets).map_err(|error| waiter.error(error))?;
+            self.sit(seat, tickets, waiter)?;
             let seated = self.wait_seated(tickets, seat, deadline, waiter);
             self.rise(seat);
             seated?;
@@ -226,7 +224,8 @@ impl Shared {
     ) -> Result<(), W::Error> {
         let mut silent = false;
         loop {
-            let role = self.look(seat, silent).map_err(|error| waiter.error(error))?;
+            let looked = self.look(seat, silent, waiter.watches());
+            let (role, pause) = looked.map_err(|error| waiter.error(error))?;
             if Ticket::any_ended(tickets) {
                 return Ok(());
             }
@@ -237,41 +236,51 @@ impl Shared {
                 }
             })?;
             if away {
-                self.sit(seat, tickets).map_err(|error| waiter.error(error))?;
+                self.sit(seat, tickets, waiter)?;
                 continue;
             }
-            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(Instant::now()));
+            let before = Instant::now();
+            let left = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(before));
             if left.is_zero() {
                 return Ok(());
             }
-            let pause = if self.must_poll() { POLL } else { SILENCE };
-            let (before, pause_or_end) = (Instant::now(), left.min(pause));
+            let pause_or_end = left.min(pause);
             waiter.block(role, pause_or_end)?;
+            if Ticket::any_ended(tickets) {
+                return Ok(());
+            }
             silent = role == Role::Lead && pause == SILENCE && before.elapsed() >= pause_or_end;
         }
     }
 
-    /// Reaps, and says what to wait for.
-    fn look(&self, seat: &Arc<Seat>, silent: bool) -> Result<Role> {
+    /// Reaps, and says what to wait for, and how long. Who `watches` need not find the event unreadable, and who follows waits for
+    /// another.
+    fn look(&self, seat: &Arc<Seat>, silent: bool, watches: bool) -> Result<(Role, Duration)> {
         let mut state = self.lock()?;
         let role = state.table.look(seat);
         let before = state.table.pending();
         if state.channel.is_some() {
             match role {
+                Role::Lead if watches => {
+                    // A nudge may have asked for it that came before.
+                    let _ = state.open().map(Channel::kick);
+                    state.led(State::spin)?;
+                }
                 Role::Lead => state.led(State::progress)?,
-                Role::Follow => state.progress()?,
+                Role::Follow => state.spin()?,
             }
         }
         if silent {
             self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
         }
         let refused = state.channel.as_ref().is_some_and(Channel::is_refused);
+        let must_poll = state.channel.as_ref().is_some_and(Channel::must_poll);
         drop(state);
         if refused {
             // What another channel occupies may be free, and nobody has looked.
             progress_all();
         }
-        Ok(role)
+        Ok((role, if must_poll { POLL } else { SILENCE }))
     }
 
     /// Reaps completions and pushes what fits, unless one of the transfers has ended, if only because the channel was closed; a
@@ -294,8 +303,9 @@ impl Shared {
         self.lock().is_ok_and(|state| state.channel.as_ref().is_some_and(Channel::must_poll))
     }
 
-    fn sit(&self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>]) -> Result<()> {
-        self.lock()?.table.sit(seat, tickets);
+    fn sit<W: Waiter>(&self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>], waiter: &mut W) -> Result<(), W::Error> {
+        let tickets = (!waiter.tells()).then_some(tickets);
+        self.lock().map_err(|error| waiter.error(error))?.table.sit(seat, tickets);
         Ok(())
     }
 
@@ -326,7 +336,8 @@ impl State {
 
     fn progress(&mut self) -> Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
-        self.table.end(channel.progress()?);
+        let ended = channel.progress()?;
+        self.tell(ended);
         Ok(())
     }
 
@@ -341,8 +352,21 @@ impl State {
     /// As [`State::progress`], for whoever does not wait next.
     fn spin(&mut self) -> Result<()> {
         let Some(channel) = &mut self.channel else { return Ok(()) };
-        self.table.end(channel.spin()?);
+        let ended = channel.spin()?;
+        self.tell(ended);
         Ok(())
+    }
+
+    fn tell(&mut self, ended: Vec<Outcome>) {
+        self.table.end(ended);
+        self.rouse();
+    }
+
+    /// Has a nudge reach whoever leads in the engine as well.
+    fn rouse(&mut self) {
+        if self.table.nudge().is_rung() {
+            self.channel.iter_mut().for_each(Channel::rouse);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Only one waiter at a time waits for the channel's event: the one on the first seat, who reaps for all. The others wait for the
 //! event of their own seat, which is signalled when their transfer has ended, or when the first seat has become theirs.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -88,6 +88,11 @@ impl Bell {
     pub(super) fn event(&self) -> &Event {
         &self.event
     }
+
+    /// Under the table's lock, too.
+    pub(super) fn is_rung(&self) -> bool {
+        self.rung.load(Relaxed)
+    }
 }
 
 /// A place to wait on.
@@ -117,12 +122,19 @@ pub enum Role {
     Follow,
 }
 
+/// Somebody who waits.
+#[derive(Debug)]
+struct Sitter {
+    seat: Arc<Seat>,
+    /// Of which one has to end; none where it is worth looking whichever ends.
+    tickets: Option<Vec<Arc<Ticket>>>,
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Table {
-    tickets: HashMap<u64, Arc<Ticket>>,
-    /// With the tickets of which one has to end.
-    seats: Vec<(Arc<Seat>, Vec<Arc<Ticket>>)>,
+    tickets: BTreeMap<u64, Arc<Ticket>>,
+    seats: Vec<Sitter>,
     /// For whoever leads, part of what it waits for: somebody else has reaped its completion, and the channel's own signal with
     /// it.
     nudge: Arc<Bell>,
@@ -134,7 +146,7 @@ pub(super) struct Table {
 
 impl Table {
     pub(super) fn new() -> Result<Table> {
-        Ok(Table { tickets: HashMap::new(), seats: Vec::new(), nudge: Arc::new(Bell::new()?), is_led: false, told: 0 })
+        Ok(Table { tickets: BTreeMap::new(), seats: Vec::new(), nudge: Arc::new(Bell::new()?), is_led: false, told: 0 })
     }
 
     pub(super) fn nudge(&self) -> &Arc<Bell> {
@@ -186,20 +198,22 @@ impl Table {
     }
 
     fn wake(&self) {
-        for (place, (seat, tickets)) in self.seats.iter().enumerate() {
-            if Ticket::any_ended(tickets) && !(place == 0 && self.is_led) {
+        for (place, Sitter { seat, tickets }) in self.seats.iter().enumerate() {
+            let concerned = tickets.as_ref().is_none_or(|tickets| Ticket::any_ended(tickets));
+            if concerned && !(place == 0 && self.is_led) {
                 // Who has come to the first seat and does not know yet was signalled for that.
                 if place == 0 { &self.nudge } else { &seat.signal }.signal();
             }
         }
     }
 
-    pub(super) fn sit(&mut self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>]) {
-        self.seats.push((Arc::clone(seat), tickets.to_vec()));
+    pub(super) fn sit(&mut self, seat: &Arc<Seat>, tickets: Option<&[Arc<Ticket>]>) {
+        self.seats.push(Sitter { seat: Arc::clone(seat), tickets: tickets.map(<[_]>::to_vec) });
     }
 
-    /// Says that whoever leads looks now, or has looked.
+    /// Says that whoever leads looks now, which is what a nudge would ask for, or has looked.
     pub(super) fn lead(&mut self, is_led: bool) {
+        self.nudge.clear();
         self.is_led = is_led;
     }
 
@@ -226,13 +240,13 @@ impl Table {
         if self.is_first(seat) {
             self.nudge.clear();
         }
-        self.seats.retain(|(other, _)| !Arc::ptr_eq(other, seat));
-        if let Some((first, _)) = self.seats.first() {
-            first.signal.signal();
+        self.seats.retain(|other| !Arc::ptr_eq(&other.seat, seat));
+        if let Some(first) = self.seats.first() {
+            first.seat.signal.signal();
         }
     }
 
     fn is_first(&self, seat: &Arc<Seat>) -> bool {
-        self.seats.first().is_some_and(|(first, _)| Arc::ptr_eq(first, seat))
+        self.seats.first().is_some_and(|first| Arc::ptr_eq(&first.seat, seat))
     }
 }

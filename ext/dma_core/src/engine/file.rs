@@ -61,6 +61,7 @@ pub struct Handle {
     direct: Option<OwnedFd>,
     limits: Limits,
     required: bool,
+    readable: bool,
     /// `S_IFMT` of its mode.
     file_type: u32,
     /// Of a character device that was opened as a device.
@@ -115,6 +116,7 @@ impl Handle {
             direct: direct_fd,
             limits,
             required: direct == Direct::Always,
+            readable: flags & libc::O_ACCMODE != libc::O_WRONLY,
             file_type,
             sides: None,
             edges: Edges::new(),
@@ -163,6 +165,11 @@ impl Handle {
     /// Whether aligned operations go past the page cache.
     pub fn is_direct(&self) -> bool {
         self.direct.is_some() || self.is_character()
+    }
+
+    /// Whether it was opened for reading.
+    pub fn is_readable(&self) -> bool {
+        self.readable
     }
 
     /// Whether it is a regular file, which can be cut and have holes.
@@ -304,8 +311,8 @@ impl Handle {
         }
     }
 
-    /// The same for a little of it, without asking where asking is as dear as reading: behind so many reads that found their bytes there.
-    /// One that does not find them has the kernel read them ahead.
+    /// The same without asking, which is as dear as reading a little, behind so many reads that found their bytes there. The one that
+    /// does not find them has the kernel read some ahead, and the next is asked about again.
     pub fn expect(&self, offset: u64, len: u64) -> Cache {
         match self.streak.load(Relaxed) < STREAK {
             true => self.survey(offset, len),

@@ -76,8 +76,9 @@ impl Shared {
         drop(state);
         let _ = self.reset(grace);
         let Ok(mut state) = self.lock() else { return };
-        let channel = state.channel.take();
         state.table.abort(&self.counters);
+        state.rouse();
+        let channel = state.channel.take();
         drop(state);
         // What it has not let go of is its own thread's to wait for.
         drop(channel);

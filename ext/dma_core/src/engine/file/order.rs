@@ -65,6 +65,11 @@ impl Order {
         std::mem::take(&mut self.waiting).into_iter().filter_map(|going| self.admit(going)).collect()
     }
 
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Takes out one that waits.
     pub fn remove(&mut self, tag: u32) -> Option<Going> {
         let index = self.waiting.iter().position(|going| going.tag == tag)?;

@@ -39,6 +39,10 @@ impl MasterStats {
     pub(super) fn count(&mut self, cycles: u64, waited: u64) {
         self.grants += 1;
         self.cycles = self.cycles.saturating_add(cycles);
+        self.waits(waited);
+    }
+
+    pub(super) fn waits(&mut self, waited: u64) {
         self.waited = self.waited.saturating_add(waited);
         self.longest = self.longest.max(waited);
     }

@@ -19,9 +19,11 @@ use super::worker::Step;
 #[derive(Debug)]
 pub(super) struct Core {
     /// The most bytes of one transaction, and of one that nobody can look into: nobody else asks for the bus, and nothing but the
-    /// end of all is waited for. What it takes is the same.
+    /// end of all is waited for. What it takes is the same, or it is not done.
     pub burst: u64,
     pub whole: u64,
+    /// It would not be: each burst is a transaction with costs of its own, or whole cycles of a memory that is slower than the bus.
+    pub cuts_count: bool,
     pub now: u64,
     pub options: MachineOptions,
     pub seats: Vec<Seat>,
@@ -62,6 +64,13 @@ impl Seat {
         let asks = self.controller.next_len(1).is_some();
         self.asked = if asks { self.asked.or(Some(now)) } else { None };
         asks
+    }
+
+    /// Asks no more, if it has nothing to do; what it waited by then, it has.
+    fn withdraw(&mut self, until: u64) {
+        if let Some(asked) = self.asked.take_if(|_| self.controller.next_len(1).is_none()) {
+            self.stats.waits(until.saturating_sub(asked));
+        }
     }
 }
 
@@ -130,9 +139,23 @@ impl Core {
                 // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
                 // not keep it from its end.
                 let changed = seat.controller.next_len(u64::MAX) != before;
-                buses[seat.bus].current.take_if(|current| changed && current.index == index);
+                let gone = buses[seat.bus].current.take_if(|current| changed && current.index == index);
+                seat.withdraw(gone.map_or(now, |current| current.begin));
             }
         }
+    }
+
+    /// How each master has fared so far; who waits for a bus has done so until now.
+    pub(super) fn masters(&self) -> Vec<((u32, Option<u16>), MasterStats)> {
+        let waits = |(index, seat): (usize, &Seat)| {
+            let mut stats = seat.stats;
+            let current = self.buses[seat.bus].current.filter(|current| current.index == index);
+            let waited =
+                seat.asked.map_or(0, |asked| current.map_or(self.now, |current| current.begin).saturating_sub(asked));
+            stats.waits(waited);
+            (seat.controller.place(), stats)
+        };
+        self.seats.iter().enumerate().map(waits).collect()
     }
 
     /// Notes who asks for a bus from now on.
@@ -219,9 +242,9 @@ impl Core {
 
     /// Who has a bus next, and until when.
     fn arbitrate(&mut self, bus: usize, watched: bool) -> Option<Current> {
-        let Core { seats, buses, options, now, burst, whole, cpu, memory, trace, .. } = self;
-        // Where memory is slow, what takes turns at it, or is rounded to cycles, depends on the cuts.
-        let counts = options.timing.links || options.memory_bandwidth.is_some();
+        let Core { seats, buses, options, now, burst, whole, cuts_count, cpu, memory, trace, .. } = self;
+        // On links others take turns at memory, between two bursts.
+        let counts = *cuts_count || options.timing.links && (cpu.is_some() || buses.len() > 1);
         let alone = if watched || trace.is_some() || counts { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
         let full = |requester: &Requester| {

@@ -134,10 +134,14 @@ impl Machine {
     pub fn new(options: MachineOptions) -> Result<Arc<Machine>> {
         options.check()?;
         let burst = if options.clock == Clock::Free { BURST_FREE } else { BURST_MANUAL };
-        let memory = Memory::new(options.memory_bandwidth, &options.timing);
+        let timing = &options.timing;
+        let memory = Memory::new(options.memory_bandwidth, timing);
+        let burst = timing.whole(burst, BURST_FREE);
+        let costs = timing.payload > BURST_FREE && (timing.setup, timing.overhead, timing.dual) != (0, 0, 0);
         let worker = Arc::new(Worker::new(Core {
-            burst: options.timing.whole(burst, BURST_FREE),
-            whole: options.timing.whole(BURST_FREE, BURST_FREE),
+            burst,
+            whole: timing.whole(BURST_FREE, BURST_FREE),
+            cuts_count: costs || memory.cycles(burst) > timing.cycles(burst),
             now: 0,
             options,
             seats: Vec::new(),
@@ -285,7 +289,7 @@ impl Machine {
             }
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
             let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
-            let masters = core.seats.iter().map(|seat| (seat.controller.place(), seat.stats)).collect();
+            let masters = core.masters();
             let (interrupts, interrupt_cycles) = core.handlers.stats();
             MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters, interrupts, interrupt_cycles }
         })

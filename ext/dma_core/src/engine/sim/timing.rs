@@ -140,11 +140,10 @@ impl Timing {
     }
 
     /// At least `len` bytes, cut where that costs nothing, whether they go in one or in units; unless transactions are larger than
-    /// `most`, which one burst each is then: of about so many bytes, where it costs something to begin one.
+    /// `most`, which one burst each is then.
     pub(super) fn whole(&self, len: u64, most: u64) -> u64 {
         if self.payload > most {
-            let is_free = self.setup + self.overhead + self.dual == 0;
-            return (if is_free { len } else { most }).next_multiple_of(common(self.width, self.unit()));
+            return len.next_multiple_of(common(self.width, self.unit()));
         }
         let packet = self.payload + self.overhead;
         let packets = common(packet, self.width) / packet;

@@ -96,10 +96,12 @@ pub fn what_waits_behind_a_hang_ends_too(bench: &dyn Bench) -> Verdict {
     Ok(())
 }
 
-/// A waiter that does not look by itself: what nobody tells it of, it does not see.
+/// A waiter that does not look by itself: what nobody tells it of, it does not see. It watches in the engine where it leads, or waits
+/// for the event.
 struct Sleeper<'a> {
     channel: &'a Shared,
     seat: Arc<Seat>,
+    watches: bool,
     asleep: &'a AtomicUsize,
 }
 
@@ -108,9 +110,17 @@ impl Waiter for Sleeper<'_> {
 
     fn block(&mut self, role: Role, _timeout: Duration) -> Result<(), Error> {
         self.asleep.fetch_add(1, SeqCst);
-        let event = if role == Role::Lead { self.channel.event() } else { self.seat.event() };
-        assert!(sys::wait_readable(event, GRACE), "nobody woke a waiter whose transfer has ended");
+        let woken = match role {
+            Role::Lead if self.watches => self.channel.watch(GRACE),
+            Role::Lead => sys::wait_readable(self.channel.event(), GRACE),
+            Role::Follow => sys::wait_readable(self.seat.event(), GRACE),
+        };
+        assert!(woken, "nobody woke a waiter whose transfer has ended");
         Ok(())
+    }
+
+    fn watches(&self) -> bool {
+        self.watches
     }
 
     fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<(), Error> {
@@ -122,19 +132,19 @@ impl Waiter for Sleeper<'_> {
     }
 }
 
-fn sleep_until_it_ends(channel: &Shared, ticket: &Arc<Ticket>, asleep: &AtomicUsize) -> Status {
+fn sleep_until_it_ends(channel: &Shared, ticket: &Arc<Ticket>, watches: bool, asleep: &AtomicUsize) -> Status {
     let seat = Seat::new().unwrap();
-    let mut waiter = Sleeper { channel, seat: Arc::clone(&seat), asleep };
+    let mut waiter = Sleeper { channel, seat: Arc::clone(&seat), watches, asleep };
     channel.wait(ticket, &seat, None, &mut waiter).unwrap().expect("it waits without end").status
 }
 
 /// Lets a thread for each of `tickets` fall asleep, does `work`, and returns how the tickets ended.
-fn while_they_sleep(channel: &Shared, tickets: &[Arc<Ticket>], work: impl FnOnce()) -> Vec<Status> {
+fn while_they_sleep(channel: &Shared, tickets: &[Arc<Ticket>], watches: bool, work: impl FnOnce()) -> Vec<Status> {
     let asleep = AtomicUsize::new(0);
     thread::scope(|scope| {
         let wait = |ticket| {
             let asleep = &asleep;
-            scope.spawn(move || sleep_until_it_ends(channel, ticket, asleep))
+            scope.spawn(move || sleep_until_it_ends(channel, ticket, watches, asleep))
         };
         let waiters: Vec<_> = tickets.iter().map(wait).collect();
         while asleep.load(SeqCst) < tickets.len() {
@@ -156,9 +166,9 @@ pub fn a_cancel_wakes_who_waits(bench: &dyn Bench) -> Verdict {
         return Err(NOBODY_SLEEPS);
     }
     let channel = rig.channel();
-    for first in 0..3 {
+    for (first, watches) in (0..6).map(|round| (round / 2, round % 2 == 0)) {
         let tickets = held(&rig, &channel, 3);
-        let ended = while_they_sleep(&channel, &tickets, || {
+        let ended = while_they_sleep(&channel, &tickets, watches, || {
             (0..3).for_each(|step| channel.cancel(&tickets[(first + step) % 3], Status::Aborted));
         });
         assert_eq!(ended, [Status::Aborted; 3]);
@@ -168,7 +178,7 @@ pub fn a_cancel_wakes_who_waits(bench: &dyn Bench) -> Verdict {
 }
 
 pub fn a_close_wakes_all_who_wait(bench: &dyn Bench) -> Verdict {
-    for _ in 0..5 {
+    for round in 0..6 {
         let rig = bench.open();
         if rig.is_manual() {
             return Err(NOBODY_SLEEPS);
@@ -176,7 +186,7 @@ pub fn a_close_wakes_all_who_wait(bench: &dyn Bench) -> Verdict {
         rig.device.enter();
         let channel = rig.channel();
         let tickets = held(&rig, &channel, 4);
-        let ended = while_they_sleep(&channel, &tickets, || rig.device.leave(GRACE));
+        let ended = while_they_sleep(&channel, &tickets, round % 2 == 0, || rig.device.leave(GRACE));
         assert_eq!(ended, [Status::Aborted; 4]);
         check_sums(&channel, 0);
         rig.finish();
@@ -192,9 +202,9 @@ pub fn an_end_found_by_another_wakes_who_waits(bench: &dyn Bench) -> Verdict {
     }
     let channel = rig.channel();
     let burst = rig.burst(3);
-    for _ in 0..rig.rounds(50) {
+    for round in 0..rig.rounds(100) {
         let tickets = held(&rig, &channel, burst);
-        let ended = while_they_sleep(&channel, &tickets, || {
+        let ended = while_they_sleep(&channel, &tickets, round % 2 == 0, || {
             channel.kick().unwrap();
             while tickets.iter().any(|ticket| ticket.outcome().is_none()) {
                 channel.progress().unwrap();

@@ -7,12 +7,16 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use io_uring::{cqueue, opcode, squeue, IoUring, Probe, Submitter};
+use io_uring::{cqueue, opcode, squeue, types, EnterFlags, IoUring, Probe, Submitter};
 use nix::errno::Errno;
 
+use crate::engine::Watch;
 use crate::error::{errno, Error, Result};
 use crate::sync::Event;
 use crate::sys;
+
+/// The kernel takes the time for a signed number.
+const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// A ring. Its two sides are for one caller each at a time; memory is registered with it by anybody.
 pub(super) struct Ring(IoUring);
@@ -54,14 +58,17 @@ impl Ring {
         let _ = self.0.submitter().unregister_files();
     }
 
-    /// Adds an entry, for which there has to be room.
+    /// Adds an entry.
     ///
     /// # Safety
     /// One caller at a time. Memory and files of the entry stay valid until its completion.
     pub unsafe fn put(&self, entry: &squeue::Entry) {
+        // A ring has room for an operation and a cancellation of each tag; a call more finds it full where the kernel takes nothing.
         // SAFETY: the caller vouches for both.
-        let put = unsafe { self.0.submission_shared().push(entry) };
-        put.expect("a ring has room for an operation and a cancellation of each tag");
+        while unsafe { self.0.submission_shared().push(entry) }.is_err() {
+            // SAFETY: the caller vouches for it.
+            unsafe { self.submit() };
+        }
     }
 
     /// The doorbell: hands all entries over to the kernel. False where some are left, because the kernel has no memory for them
@@ -71,7 +78,7 @@ impl Ring {
     /// One caller at a time.
     pub unsafe fn submit(&self) -> bool {
         // SAFETY: the caller vouches for it.
-        while !unsafe { self.0.submission_shared() }.is_empty() {
+        while !unsafe { self.is_submitted() } {
             match self.0.submit().map_err(|error| errno(&error)) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(_) => {
@@ -83,6 +90,15 @@ impl Ring {
         true
     }
 
+    /// Whether the kernel has all entries.
+    ///
+    /// # Safety
+    /// One caller at a time.
+    pub unsafe fn is_submitted(&self) -> bool {
+        // SAFETY: the caller vouches for it.
+        unsafe { self.0.submission_shared() }.is_empty()
+    }
+
     /// The next completion, if there is one.
     ///
     /// # Safety
@@ -90,6 +106,17 @@ impl Ring {
     pub unsafe fn next(&self) -> Option<cqueue::Entry> {
         // SAFETY: the caller vouches for it.
         unsafe { self.0.completion_shared() }.next()
+    }
+}
+
+impl Watch for Ring {
+    fn wait(&self, timeout: Duration) -> bool {
+        let timeout = types::Timespec::from(timeout.min(LONGEST));
+        let arguments = types::SubmitArgs::new().timespec(&timeout);
+        let flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        // SAFETY: nothing is submitted, and the arguments outlive the call.
+        let waited = unsafe { self.0.submitter().enter(0, 1, flags.bits(), Some(&arguments)) };
+        waited.is_ok()
     }
 }
 
