@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require "etc"
+
 RSpec.describe DMA::Device, "programmed I/O" do
   let(:sim) { DMA::Sim.new(clock: :manual, bus: :pci) }
   let(:device) { sim.device(memory: 2 << 20) }
@@ -87,5 +89,19 @@ RSpec.describe DMA::Device, "programmed I/O" do
     end
     device.close
     expect { device.pio_read(1) }.to raise_error(DMA::ClosedError)
+  end
+
+  it "says so where there is no memory for the bytes" do
+    pid = fork do
+      device = DMA::Sim.new(clock: :manual).device(memory: 1 << 30)
+      used = File.read("/proc/self/statm").to_i * Etc.sysconf(Etc::SC_PAGESIZE)
+      Process.setrlimit(Process::RLIMIT_AS, used + (64 << 20))
+      device.pio_read(1 << 30)
+    rescue Errno::ENOMEM
+      exit!(0)
+    ensure
+      exit!(1)
+    end
+    expect(Process.wait2(pid).last.exitstatus).to eq 0
   end
 end

@@ -46,9 +46,10 @@ module DMA
     #     was asked for, in whole cycles; `:cpu_accesses`, `:cpu_cycles` that they took, and `:cpu_stall_cycles` that
     #     the CPU waited for the bus; `:cpu_operations`, its loads and stores of devices ({Device#pio_write}), of
     #     descriptors and doorbells, and for interrupts; `:masters`, a Hash for each channel: `:device` and `:channel`,
-    #     their numbers, `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
-    #     it, until now where it still waits, and the `:longest_wait` of them; `:interrupts` that the CPU handled, and
-    #     `:interrupt_cycles` of its time that they take: as many as `:cycles`, where it has time for nothing else
+    #     their numbers (no channel: the 8237s of a device, which are one master), `:grants` of the bus, `:cycles` that
+    #     it had it, `:wait_cycles` between asking for it and having it, until now where it still waits, and the
+    #     `:longest_wait` of them; `:interrupts` that the CPU handled, and `:interrupt_cycles` of its time that they
+    #     take: as many as `:cycles`, where it has time for nothing else
 
     # @!method iommu?
     #   @return [Boolean]

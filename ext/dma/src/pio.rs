@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use dma_core::engine::sim::Device as SimDevice;
-use dma_core::Error as Core;
+use dma_core::{Errno, Error as Core};
 use magnus::{method, prelude::*, Error, RClass, RString, Ruby};
 
 use crate::device::Device;
@@ -22,11 +22,13 @@ fn simulated(ruby: &Ruby, this: &Device) -> Result<Arc<SimDevice>, Error> {
 
 fn native_pio_write(ruby: &Ruby, this: &Device, bytes: RString, at: u64, width: usize) -> Result<usize, Error> {
     let device = simulated(ruby, this)?;
+    let mut copy = Vec::new();
+    let reserved = copy.try_reserve_exact(bytes.len());
+    reserved.map_err(|_| Core::os(Errno::ENOMEM, "cannot hold the bytes that are written")).or_raise(ruby)?;
     // SAFETY: copied before Ruby code runs again.
-    let bytes = unsafe { bytes.as_slice() }.to_vec();
-    let len = bytes.len();
-    gvl::without(ruby, move || device.pio_write(at, &bytes, width))?.or_raise(ruby)?;
-    Ok(len)
+    copy.extend_from_slice(unsafe { bytes.as_slice() });
+    gvl::without(ruby, move || device.pio_write(at, &copy, width))?.or_raise(ruby)?;
+    Ok(bytes.len())
 }
 
 fn native_pio_read(ruby: &Ruby, this: &Device, size: usize, at: u64, width: usize) -> Result<RString, Error> {

@@ -1,9 +1,12 @@
 //! What only a simulated machine has: faults at an address, an IOMMU, registers, a clock that is stepped, traces.
 
+mod bus;
 mod clock;
 mod faults;
+mod hostile;
 mod iommu;
 mod million;
+mod random;
 mod registers;
 mod ring;
 #[path = "../support/mod.rs"]

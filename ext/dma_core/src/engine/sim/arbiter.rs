@@ -38,12 +38,12 @@ pub struct MasterStats {
 impl MasterStats {
     pub(super) fn count(&mut self, cycles: u64, waited: u64) {
         self.grants += 1;
-        self.cycles += cycles;
+        self.cycles = self.cycles.saturating_add(cycles);
         self.waits(waited);
     }
 
     pub(super) fn waits(&mut self, waited: u64) {
-        self.waited += waited;
+        self.waited = self.waited.saturating_add(waited);
         self.longest = self.longest.max(waited);
     }
 }
@@ -64,15 +64,18 @@ pub(super) struct Grant {
     pub index: usize,
     /// The most bytes of its transaction.
     pub most: u64,
+    /// Nobody else asks.
+    pub is_alone: bool,
 }
 
 impl Arbiter {
-    /// Chooses among those that ask, given by their numbers in rising order; the most bytes for one that is alone, and for others.
+    /// Chooses among those that ask, given by their numbers in rising order, and whether they go on with a block; the most bytes for
+    /// one that is alone, and for others.
     pub(super) fn choose(
         &mut self,
         arbitration: Arbitration,
         now: u64,
-        asking: impl Iterator<Item = usize>,
+        asking: impl Iterator<Item = (usize, bool)>,
         timing: &Timing,
         (alone, burst): (u64, u64),
     ) -> Option<Grant> {
@@ -80,22 +83,23 @@ impl Arbiter {
             Arbitration::RoundRobin { latency } if now - self.since < latency => self.holder,
             _ => None,
         };
-        let rank = |index: &usize| match arbitration {
-            _ if kept == Some(*index) => (0, *index),
-            Arbitration::Fixed => (1, *index),
-            _ => (if self.holder.is_none_or(|holder| *index > holder) { 1 } else { 2 }, *index),
+        let rank = |&(index, _): &(usize, bool)| match arbitration {
+            _ if kept == Some(index) => (0, index),
+            Arbitration::Fixed => (1, index),
+            _ => (if self.holder.is_none_or(|holder| index > holder) { 1 } else { 2 }, index),
         };
         let mut count = 0;
-        let index = asking.inspect(|_| count += 1).min_by_key(rank)?;
-        if kept != Some(index) {
+        let (index, goes_on) = asking.inspect(|_| count += 1).min_by_key(rank)?;
+        // The timer runs from the beginning of a block, wherever that is cut while nobody else asks.
+        if self.holder != Some(index) || (kept.is_none() && !goes_on) {
             (self.holder, self.since) = (Some(index), now);
         }
         let most = match arbitration {
             _ if count == 1 => alone,
-            Arbitration::RoundRobin { latency } => timing.fit(latency - (now - self.since)).min(burst),
+            Arbitration::RoundRobin { latency } => timing.fit(latency.saturating_sub(now - self.since)).min(burst),
             _ => timing.payload.min(burst),
         };
-        Some(Grant { index, most })
+        Some(Grant { index, most, is_alone: count == 1 })
     }
 
     /// Forgets who had the bus: the numbers of masters have changed.
@@ -115,7 +119,9 @@ mod tests {
     fn run(arbitration: Arbitration, lens: &[u64], count: usize) -> Vec<(u64, u64)> {
         let (mut arbiter, mut now, mut got) = (Arbiter::default(), 0, vec![(0, 0); lens.len()]);
         for _ in 0..count {
-            let grant = arbiter.choose(arbitration, now, 0..lens.len(), &Timing::PCI, (4096, 4096)).unwrap();
+            let grant = arbiter
+                .choose(arbitration, now, (0..lens.len()).map(|index| (index, false)), &Timing::PCI, (4096, 4096))
+                .unwrap();
             let cycles = Timing::PCI.cycles(lens[grant.index].min(grant.most));
             got[grant.index] = (got[grant.index].0 + cycles, got[grant.index].1 + 1);
             now += cycles;
@@ -129,7 +135,8 @@ mod tests {
         let mut arbiter = Arbiter::default();
         for asking in [vec![1, 2], vec![2], vec![0, 1, 2], vec![0, 2]] {
             let first = asking[0];
-            let grant = arbiter.choose(Arbitration::Fixed, 0, asking.into_iter(), &Timing::PCI, (4096, 4096));
+            let asking = asking.into_iter().map(|index| (index, false));
+            let grant = arbiter.choose(Arbitration::Fixed, 0, asking, &Timing::PCI, (4096, 4096));
             assert_eq!(grant.map(|grant| grant.index), Some(first));
         }
     }
@@ -154,8 +161,8 @@ mod tests {
         for arbitration in [Arbitration::Fixed, Arbitration::Rotating, Arbitration::RoundRobin { latency: 8 }] {
             let mut arbiter = Arbiter::default();
             for now in [0, 5, 500] {
-                let grant = arbiter.choose(arbitration, now, iter::once(3), &Timing::PCI, (4096, 4096));
-                assert_eq!(grant, Some(Grant { index: 3, most: 4096 }));
+                let grant = arbiter.choose(arbitration, now, iter::once((3, false)), &Timing::PCI, (4096, 4096));
+                assert_eq!(grant, Some(Grant { index: 3, most: 4096, is_alone: true }));
             }
             assert_eq!(arbiter.choose(arbitration, 600, iter::empty(), &Timing::PCI, (4096, 4096)), None);
         }

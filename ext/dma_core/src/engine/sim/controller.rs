@@ -86,6 +86,11 @@ impl Controller {
         }
     }
 
+    /// Whether that is a fetch from its ring.
+    pub(super) fn fetches(&self) -> bool {
+        self.work.is_none() && !self.bank.start
+    }
+
     /// The bus address of what it moves.
     pub(super) fn next_address(&self) -> u64 {
         let Some(work) = &self.work else { return self.next_descriptor() };

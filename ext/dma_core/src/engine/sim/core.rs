@@ -12,7 +12,7 @@ use super::memory::Memory;
 use super::requester::Requester;
 use super::timers::Timers;
 use super::timing::Timing;
-use super::trace::{Master, Record, Run};
+use super::trace::{Record, Run};
 use super::worker::Step;
 
 /// The machine's state, under its lock.
@@ -64,6 +64,13 @@ impl Seat {
         let asks = self.controller.next_len(1).is_some();
         self.asked = if asks { self.asked.or(Some(now)) } else { None };
         asks
+    }
+
+    /// Asks no more, if it has nothing to do; what it waited by then, it has.
+    fn withdraw(&mut self, until: u64) {
+        if let Some(asked) = self.asked.take_if(|_| self.controller.next_len(1).is_none()) {
+            self.stats.waits(until.saturating_sub(asked));
+        }
     }
 }
 
@@ -132,20 +139,21 @@ impl Core {
                 // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
                 // not keep it from its end.
                 let changed = seat.controller.next_len(u64::MAX) != before;
-                buses[seat.bus].current.take_if(|current| changed && current.index == index);
+                let gone = buses[seat.bus].current.take_if(|current| changed && current.index == index);
+                seat.withdraw(gone.map_or(now, |current| current.begin));
             }
         }
     }
 
     /// How each master has fared so far; who waits for a bus has done so until now.
-    pub(super) fn masters(&self) -> Vec<(Master, MasterStats)> {
+    pub(super) fn masters(&self) -> Vec<((u32, Option<u16>), MasterStats)> {
         let waits = |(index, seat): (usize, &Seat)| {
             let mut stats = seat.stats;
             let current = self.buses[seat.bus].current.filter(|current| current.index == index);
             let waited =
                 seat.asked.map_or(0, |asked| current.map_or(self.now, |current| current.begin).saturating_sub(asked));
             stats.waits(waited);
-            (seat.controller.master(), stats)
+            (seat.controller.place(), stats)
         };
         self.seats.iter().enumerate().map(waits).collect()
     }
@@ -169,7 +177,9 @@ impl Core {
 
     /// Lets the next transaction happen, if it ends by the time `until`; otherwise the clock shows `until`, where there is one.
     pub(super) fn transact(&mut self, until: Option<u64>) -> bool {
-        let (next, alarm) = (self.next(until.is_some()), self.alarm());
+        let alarm = self.alarm();
+        // Whoever hears of an interrupt may do something within a transaction.
+        let next = self.next(until.is_some() || alarm.is_some());
         // What ends in the cycle of an alarm is there for it.
         let next = next.filter(|(end, _)| alarm.is_none_or(|alarm| *end <= alarm));
         let end = next.map(|(end, _)| end).or(alarm);
@@ -237,16 +247,21 @@ impl Core {
         let counts = *cuts_count || options.timing.links && (cpu.is_some() || buses.len() > 1);
         let alone = if watched || trace.is_some() || counts { *burst } else { *whole };
         // What waits for a gap that the CPU never leaves does not ask.
-        let full = cpu.as_ref().is_some_and(|cpu| !cpu.leaves_room(&options.timing, memory));
+        let full = |requester: &Requester| {
+            let leaves_room = |cpu: &Cpu| cpu.leaves_room(&timing(requester, &options.timing), memory);
+            requester.mode() == Mode::Transparent && !cpu.as_ref().is_none_or(leaves_room)
+        };
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
-            let asks = seat.bus == bus && seat.asks(*now) && !(full && seat.controller.mode() == Mode::Transparent);
-            asks.then_some(index)
+            let asks = seat.bus == bus && seat.asks(*now) && !full(&seat.controller);
+            asks.then(|| (index, seat.controller.goes_on()))
         });
-        let Grant { index, most } =
+        let Grant { index, most, is_alone } =
             buses[bus].choose(options.arbitration, *now, asking, &options.timing, (alone, *burst))?;
         let Seat { controller, asked, .. } = &self.seats[index];
+        // Descriptors come all at once, wherever other bursts are cut: what comes later may be other ones.
+        let most = if is_alone && controller.fetches() { self.whole } else { most };
         let (len, mode) = (controller.next_len(most)?, controller.mode());
-        let timing = self.timing(controller);
+        let timing = timing(controller, &self.options.timing);
         let mut block = Block::new(len, mode, &timing, &self.memory);
         block.goes_on = !timing.links && mode == Mode::Burst && controller.goes_on();
         let (begin, alone) = (self.now, timing.cycles(len));
@@ -259,16 +274,6 @@ impl Core {
             self.share(&mut current);
         }
         Some(current)
-    }
-
-    /// What the next transaction of a master costs.
-    fn timing(&self, requester: &Requester) -> Cow<'_, Timing> {
-        let bus = &self.options.timing;
-        match requester.timing(bus) {
-            Some(own) => Cow::Owned(own),
-            None if bus.dual > 0 => Cow::Owned(bus.at(requester.next_address())),
-            None => Cow::Borrowed(bus),
-        }
     }
 
     /// On a link of its own the channel waits for nobody, but memory is to serve it too.
@@ -301,11 +306,12 @@ impl Core {
         let Current { index, len, asked, begin, end, waits, mode, block, .. } = current;
         self.now = end;
         let seat = &mut self.seats[index];
-        let cycles = if self.options.timing.links { end - begin } else { block.taken(mode) };
+        let shared = !self.options.timing.links;
+        // Without a CPU to give it to, it keeps the bus until the block is done in every mode.
+        let cycles = if shared && self.cpu.is_some() { block.taken(mode) } else { end - begin };
         seat.stats.count(cycles, begin - asked);
         seat.asked = None;
-        self.dma_cycles += cycles;
-        let shared = !self.options.timing.links;
+        self.dma_cycles = self.dma_cycles.saturating_add(cycles);
         let log = self.trace.as_mut().map(|trace| (seat.controller.master(), &mut trace.runs));
         match (self.cpu.as_mut().filter(|_| shared), log) {
             (Some(cpu), log) => _ = cpu.give(mode, begin, block, log),
@@ -316,5 +322,14 @@ impl Core {
         let timing = &options.timing;
         let mut bus = Bus { now: end, len, asked, begin, waits, faults, trace, timing, timers, handlers };
         seat.controller.transact(&mut bus);
+    }
+}
+
+/// What the next transaction of a master costs.
+fn timing<'a>(requester: &Requester, bus: &'a Timing) -> Cow<'a, Timing> {
+    match requester.timing(bus) {
+        Some(own) => Cow::Owned(own),
+        None if bus.dual > 0 => Cow::Owned(bus.at(requester.next_address())),
+        None => Cow::Borrowed(bus),
     }
 }

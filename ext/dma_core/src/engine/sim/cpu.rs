@@ -81,7 +81,7 @@ impl Cpu {
 
     /// How it has fared so far.
     pub(super) fn stats(&self) -> CpuStats {
-        CpuStats { accesses: self.accesses, cycles: self.accesses * self.access, stalls: self.stalls }
+        CpuStats { accesses: self.accesses, cycles: self.accesses.saturating_mul(self.access), stalls: self.stalls }
     }
 
     /// A channel has the bus from `now` on, or from when the CPU's access is over, for a block; when that is done. Who had it when
@@ -114,18 +114,18 @@ impl Cpu {
     /// Lets the CPU have the bus for all that it wanted it for by `now`; when it is free again.
     pub(super) fn run_until(&mut self, now: u64, log: Option<&mut Vec<Run>>) -> u64 {
         if self.next < self.held {
-            self.stalls += self.held - self.next;
+            self.stalls = self.stalls.saturating_add(self.held - self.next);
             self.next = self.held;
         }
         if self.next > now {
             return now.max(self.busy);
         }
-        let count = (now - self.next) / (self.access + self.gap) + 1;
+        let count = ((now - self.next) / (self.access + self.gap)).saturating_add(1);
         if let Some(runs) = log {
             runs.push(Run { master: None, begin: self.next, len: self.access, period: self.access + self.gap, count });
         }
         let last = self.next + (count - 1) * (self.access + self.gap);
-        self.accesses += count;
+        self.accesses = self.accesses.saturating_add(count);
         self.busy = last.saturating_add(self.access);
         self.next = self.busy.saturating_add(self.gap);
         now.max(self.busy)
@@ -142,7 +142,7 @@ impl Cpu {
     ) -> u64 {
         let first = fit(self.next - start).min(block.units);
         let left = block.units - first;
-        let end = start.saturating_add(first * block.unit);
+        let end = start.saturating_add(first.saturating_mul(block.unit));
         if left == 0 {
             log.into_iter().for_each(|(master, runs)| runs.push(Run::once(Some(master), start, end)));
             return end;
@@ -151,18 +151,20 @@ impl Cpu {
         // over.
         let each = fit(self.gap);
         let accesses = left.div_ceil(each);
-        let busy = (each * block.unit).max(self.gap);
+        let moved = each.saturating_mul(block.unit);
+        let busy = moved.max(self.gap);
         let begun = self.next.max(end);
-        self.stalls += (begun - self.next) + (accesses - 1) * (busy - self.gap);
-        self.accesses += accesses;
-        self.busy = begun.saturating_add((accesses - 1) * (self.access + busy) + self.access);
+        let (stalls, period) = ((accesses - 1).saturating_mul(busy - self.gap), self.access.saturating_add(busy));
+        self.stalls = self.stalls.saturating_add(begun - self.next).saturating_add(stalls);
+        self.accesses = self.accesses.saturating_add(accesses);
+        self.busy = begun.saturating_add((accesses - 1).saturating_mul(period)).saturating_add(self.access);
         self.next = self.busy.saturating_add(self.gap);
-        let done = self.busy.saturating_add((left - (accesses - 1) * each) * block.unit);
+        let done = self.busy.saturating_add((left - (accesses - 1) * each).saturating_mul(block.unit));
         if let Some((master, runs)) = log {
-            let (master, len, period) = (Some(master), each * block.unit, self.access + busy);
+            let (master, len) = (Some(master), moved);
             runs.push(Run::once(master, start, end));
             runs.push(Run { master: None, begin: begun, len: self.access, period, count: accesses });
-            runs.push(Run { master, begin: begun + self.access, len, period, count: accesses - 1 });
+            runs.push(Run { master, begin: begun.saturating_add(self.access), len, period, count: accesses - 1 });
             runs.push(Run::once(master, self.busy, done));
         }
         done
@@ -199,7 +201,7 @@ impl Block {
     pub(super) fn taken(&self, mode: Mode) -> u64 {
         match mode {
             Mode::Burst => self.cycles,
-            Mode::CycleStealing | Mode::Transparent => self.units * self.unit,
+            Mode::CycleStealing | Mode::Transparent => self.units.saturating_mul(self.unit),
         }
     }
 }

@@ -9,8 +9,8 @@ use std::thread;
 use super::access::Addresses;
 use super::arbiter::{Arbiter, Arbitration, MasterStats};
 use super::controller::{Bus, Controller};
-use super::core::Core;
-use super::cpu::{Cpu, CpuStats};
+use super::core::{Core, Seat};
+use super::cpu::{Cpu, CpuStats, Mode};
 use super::faults::{Fault, Faults};
 use super::handler::{Handlers, InterruptCost};
 use super::isa::Isa;
@@ -19,7 +19,7 @@ use super::requester::Requester;
 use super::space::Space;
 use super::timers::Timers;
 use super::timing::Timing;
-use super::trace::{Master, Record};
+use super::trace::Record;
 use super::worker::Worker;
 use crate::engine::ManualClock;
 use crate::error::{Error, Result};
@@ -107,8 +107,9 @@ pub struct MachineStats {
     pub cpu_load: f64,
     /// Loads and stores that the CPU carried out on devices, descriptors and for interrupts.
     pub operations: u64,
-    /// What each channel got, in the order of devices and channels.
-    pub masters: Vec<(Master, MasterStats)>,
+    /// What each channel got, in the order of devices and channels, by their numbers; `None`: the 8237s of a device, which are one
+    /// master.
+    pub masters: Vec<((u32, Option<u16>), MasterStats)>,
     /// Interrupts that the CPU has handled, and cycles that it spent on them, to the end of the last.
     pub interrupts: u64,
     /// See [`MachineStats::interrupts`].
@@ -278,8 +279,12 @@ impl Machine {
         self.with(|core| {
             let Core { now, dma_cycles, mut cpu, .. } = *core;
             let idle = core.buses.iter().all(|bus| bus.current.is_none());
-            // Beside a transaction it is not known how the CPU fares before that is over, and whether another follows at once.
-            if let Some(cpu) = cpu.as_mut().filter(|cpu| idle && !cpu.is_held(now)) {
+            let goes_on = core
+                .seats
+                .iter()
+                .any(|Seat { controller, .. }| controller.mode() == Mode::Burst && controller.goes_on());
+            // Beside a transaction it is not known how the CPU fares before that is over, nor between two parts of a block.
+            if let Some(cpu) = cpu.as_mut().filter(|cpu| idle && !(goes_on && cpu.is_held(now))) {
                 cpu.run_until(now, None);
             }
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));

@@ -5,6 +5,8 @@
 
 use std::ptr;
 
+use nix::errno::Errno;
+
 use super::core::Core;
 use super::device::Device;
 use crate::error::{Error, Result};
@@ -32,11 +34,14 @@ impl Device {
     /// Reads `len` bytes of the device's memory from offset `at`, `width` at a time. What is not reached reads as all ones.
     ///
     /// # Errors
-    /// As [`Device::pio_write`].
+    /// As [`Device::pio_write`]; [`Error::Os`] (ENOMEM) where there is no memory for them.
     pub fn pio_read(&self, at: u64, len: usize, width: usize) -> Result<Vec<u8>> {
         let words = self.words(at, len, width)?;
+        let mut bytes = Vec::new();
+        let reserved = bytes.try_reserve_exact(len);
+        reserved.map_err(|_| Error::os(Errno::ENOMEM, format!("cannot hold the {len} bytes that are read")))?;
         self.machine().operate(words, width as u64, true);
-        let mut bytes = vec![0xff; len];
+        bytes.resize(len, 0xff);
         if self.has_link() {
             let from = self.common().device(at);
             // SAFETY: as for writing.

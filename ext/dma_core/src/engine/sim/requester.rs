@@ -24,6 +24,12 @@ impl Requester {
         }
     }
 
+    /// The numbers of its device and, if it is one channel, of that.
+    pub(super) fn place(&self) -> (u32, Option<u16>) {
+        let (device, channel) = self.master();
+        (device, matches!(self, Requester::Ring(_)).then_some(channel))
+    }
+
     /// Whether it is of this device, and of this channel if there is one for each.
     pub(super) fn is_of(&self, device: u32, channel: Option<u16>) -> bool {
         let (number, index) = self.master();
@@ -40,6 +46,11 @@ impl Requester {
             Requester::Ring(controller) => controller.next_len(burst),
             Requester::Isa(isa) => isa.next_len(),
         }
+    }
+
+    /// Whether that is a fetch from its ring.
+    pub(super) fn fetches(&self) -> bool {
+        matches!(self, Requester::Ring(controller) if controller.fetches())
     }
 
     /// The bus address of what it moves.

@@ -56,7 +56,7 @@ impl Controller {
     /// Tells of what was held back long enough, and has itself called again for what was not.
     pub(super) fn tell(&mut self, bus: &mut Bus<'_>) {
         match self.signal.moderation.due() {
-            Some(due) if due > bus.now => bus.timers.push(due, self.master()),
+            Some(due) if due > bus.now => bus.timers.set(due, self.master()),
             Some(_) => {
                 let told = self.signal.moderation.take(bus.now);
                 let completions = self.signal.vector.send(told);

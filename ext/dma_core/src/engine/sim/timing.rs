@@ -139,14 +139,15 @@ impl Timing {
         (cycles / full).saturating_mul(self.payload).saturating_add(one(cycles % full))
     }
 
-    /// At least `len` bytes, cut where that costs nothing; unless transactions are larger than `most`, which one burst each is then.
+    /// At least `len` bytes, cut where that costs nothing, whether they go in one or in units; unless transactions are larger than
+    /// `most`, which one burst each is then.
     pub(super) fn whole(&self, len: u64, most: u64) -> u64 {
         if self.payload > most {
-            return len.next_multiple_of(self.width);
+            return len.next_multiple_of(common(self.width, self.unit()));
         }
         let packet = self.payload + self.overhead;
-        let packets = (1..=self.width).find(|count| count * packet % self.width == 0).unwrap_or(1);
-        len.next_multiple_of(packets * self.payload)
+        let packets = common(packet, self.width) / packet;
+        len.next_multiple_of(common(packets * self.payload, self.unit()))
     }
 
     /// What a channel that gives the bus away in between moves at a time: a word, or a small packet where bytes go in packets.
@@ -166,6 +167,11 @@ impl Timing {
     pub(super) fn cycle_at(&self, nanoseconds: u64) -> u64 {
         clamp((u128::from(nanoseconds) * u128::from(self.frequency)).div_ceil(SECOND))
     }
+}
+
+/// The least multiple of both.
+fn common(one: u64, other: u64) -> u64 {
+    (1..=other).map(|count| count * one).find(|multiple| multiple % other == 0).unwrap_or(one)
 }
 
 fn clamp(value: u128) -> u64 {

@@ -117,7 +117,8 @@ impl Waves {
         let waiting: Vec<&Event> = record.events.iter().filter(|event| event.waits_beyond(whole.end)).collect();
         let mut list = owners(&turns, timing, &whole);
         if timing.has_address_phases() {
-            list.extend(pci::waves(&turns, &waiting, timing, &whole));
+            let seen = cycles.start.saturating_sub(2)..until;
+            list.extend(pci::waves(&turns, &waiting, timing, (&whole, &seen)));
         }
         list.extend(handlers(&record.events, &whole));
         list.extend(channels(&record.events, &turns, &waiting, &whole));

@@ -40,25 +40,29 @@ struct Blocks {
     writes: bool,
 }
 
-/// One of them.
-struct Transaction {
-    phases: u64,
-    address: Option<u64>,
-    writes: bool,
+/// The transactions of a turn, one behind the other. When each begins follows from its number, so that of a long turn only what is
+/// seen has to be drawn.
+struct Course<'a> {
+    blocks: Blocks,
+    timing: &'a Timing,
+    begin: u64,
+    /// Cycles before the data of each transaction; those of a second address phase among them.
+    lead: u64,
+    dual: u64,
+    /// Cycles that are not charged for bytes: wait states, a part for each data phase.
+    waits: u64,
 }
 
-/// A turn's cycles that are not charged for its bytes: wait states, a part for each data phase.
-struct Waits {
-    cycles: u64,
-    phases: u64,
-    done: u64,
-}
-
-/// Of turns, and of those who still wait for one.
-pub(super) fn waves(turns: &[Turn<'_>], waiting: &[&Event], timing: &Timing, cycles: &Span) -> Vec<Wave> {
+/// Of turns, and of those who still wait for one; as much as is seen between two cycles.
+pub(super) fn waves(
+    turns: &[Turn<'_>],
+    waiting: &[&Event],
+    timing: &Timing,
+    (cycles, seen): (&Span, &Span),
+) -> Vec<Wave> {
     let mut lines = Lines::default();
     for turn in turns {
-        let address = lines.draw(turn, timing);
+        let address = lines.draw(turn, timing, seen);
         lines.arbitrate(turn, address);
     }
     for event in waiting {
@@ -76,53 +80,47 @@ pub(super) fn waves(turns: &[Turn<'_>], waiting: &[&Event], timing: &Timing, cyc
 }
 
 impl Lines {
-    /// Draws what a turn does on the bus; when the address phase of its last transaction begins.
-    fn draw(&mut self, turn: &Turn<'_>, timing: &Timing) -> u64 {
-        let mut now = turn.span.start;
-        let mut last = now;
-        let Some(blocks) = Blocks::of(turn, timing) else { return last };
-        let mut waits = Waits::of(&turn.span, &blocks, timing);
-        for block in 0..blocks.count {
-            let (mut bytes, mut beats) = (0, 0);
-            while bytes < blocks.len {
-                let address = blocks.address.map(|address| address.wrapping_add(block * blocks.len + bytes));
-                bytes = bytes.saturating_add(timing.payload).min(blocks.len);
-                let until = bytes.div_ceil(timing.width);
-                let transaction = Transaction { phases: until - beats, address, writes: blocks.writes };
-                (last, now) = self.transact(now, timing, &transaction, &mut waits);
-                beats = until;
-            }
+    /// Draws what is seen of what a turn does on the bus; when the address phase of its last transaction begins.
+    fn draw(&mut self, turn: &Turn<'_>, timing: &Timing, seen: &Span) -> u64 {
+        let Some(blocks) = Blocks::of(turn, timing) else { return turn.span.start };
+        let course = Course::new(&turn.span, blocks, timing);
+        let count = course.count();
+        let first = first(0..count, |number| course.at(number + 1) > seen.start);
+        for number in (first..count).take_while(|number| course.at(*number) < seen.end) {
+            self.transact(&course, number, seen);
         }
-        last
+        course.addressed(count.saturating_sub(1))
     }
 
-    /// Draws a transaction; when its address phase begins, and when it is over.
-    fn transact(&mut self, begin: u64, timing: &Timing, what: &Transaction, waits: &mut Waits) -> (u64, u64) {
-        // Of the setup one is the address phase, another the idle clock, and what is left is for decoding.
-        let addressed = begin.saturating_add(u64::from(timing.setup > 1));
+    /// Draws a transaction.
+    fn transact(&mut self, course: &Course<'_>, number: u64, seen: &Span) {
+        let (timing, address) = (course.timing, course.address(number));
+        let (addressed, end) = (course.addressed(number), course.at(number + 1));
         let mut data = addressed.saturating_add(1);
-        let high = what.address.map_or(0, |address| if timing.dual > 0 { address >> 32 } else { 0 });
-        let low = what.address.map(|address| if high > 0 { address & 0xffff_ffff } else { address });
+        let high = address.map_or(0, |address| if course.dual > 0 { address >> 32 } else { 0 });
+        let low = address.map(|address| if high > 0 { address & 0xffff_ffff } else { address });
         self.ad.push((addressed..data, low.map_or("A".into(), |low| format!("A {low:#x}"))));
         if high > 0 {
             // The other half comes in a second address phase (3.9, dual address cycle).
-            let end = data.saturating_add(timing.dual);
+            let end = data.saturating_add(course.dual);
             self.ad.push((data..end, format!("A {high:#x}")));
             data = end;
         }
+        // Of the setup one is the address phase, another the idle clock, and what is left is for decoding.
         let ready = data.saturating_add(timing.setup.saturating_sub(2));
-        let (mut last, mut now) = (data, ready);
-        for phase in 1..=what.phases {
-            let begin = if phase == 1 && what.writes { data } else { now };
-            last = if phase == 1 { data } else { now };
-            now = now.saturating_add(timing.beat).saturating_add(waits.next());
-            self.trdy.push(now - 1..now);
-            self.ad.push((begin..now, format!("D{phase}")));
+        let phases = course.phases(number)..course.phases(number + 1);
+        let until = |phase: u64| ready.saturating_add(course.cycles(phase).saturating_sub(course.cycles(phases.start)));
+        let first = first(phases.clone(), |phase| until(phase + 1) > seen.start);
+        let begin = |phase: u64| if phase == phases.start && course.blocks.writes { data } else { until(phase) };
+        for phase in (first..phases.end).take_while(|phase| begin(*phase) < seen.end) {
+            let end = until(phase + 1);
+            self.trdy.push(end.saturating_sub(1)..end);
+            self.ad.push((begin(phase)..end, format!("D{}", phase - phases.start + 1)));
         }
+        let last = if phases.end - phases.start > 1 { until(phases.end - 1) } else { data };
         self.frame.push(addressed..last);
-        self.irdy.push(data..now);
-        self.devsel.push(ready.min(data.saturating_add(1))..now);
-        (addressed, now)
+        self.irdy.push(data..end);
+        self.devsel.push(ready.min(data.saturating_add(1))..end);
     }
 
     /// Draws REQ# and GNT# of a turn, the address phase of whose last transaction begins at `address`.
@@ -163,19 +161,100 @@ impl Blocks {
     }
 }
 
-impl Waits {
-    fn of(span: &Span, blocks: &Blocks, timing: &Timing) -> Waits {
-        let timing = &timing.at(blocks.address.unwrap_or(0));
-        let charged = blocks.count.saturating_mul(timing.cycles(blocks.len));
-        let cycles = (span.end - span.start).saturating_sub(charged);
-        Waits { cycles, phases: blocks.count.saturating_mul(blocks.len.div_ceil(timing.width)), done: 0 }
+impl<'a> Course<'a> {
+    fn new(span: &Span, blocks: Blocks, timing: &'a Timing) -> Course<'a> {
+        let own = timing.at(blocks.address.unwrap_or(0));
+        let charged = blocks.count.saturating_mul(own.cycles(blocks.len));
+        let waits = (span.end - span.start).saturating_sub(charged);
+        Course { blocks, timing, begin: span.start, lead: own.setup, dual: own.setup - timing.setup, waits }
     }
 
-    /// Wait states of the next data phase.
-    fn next(&mut self) -> u64 {
-        let until = |phase: u64| u128::from(self.cycles) * u128::from(phase) / u128::from(self.phases.max(1));
-        let waits = until(self.done + 1) - until(self.done);
-        self.done += 1;
-        u64::try_from(waits).unwrap_or(u64::MAX)
+    /// Transactions of each block.
+    fn each(&self) -> u64 {
+        self.blocks.len.div_ceil(self.timing.payload)
+    }
+
+    fn count(&self) -> u64 {
+        self.blocks.count.saturating_mul(self.each())
+    }
+
+    /// Bytes that come before a transaction: of whole blocks, and of its own.
+    fn bytes(&self, number: u64) -> (u64, u64) {
+        let (block, index) = (number / self.each(), number % self.each());
+        (block * self.blocks.len, index * self.timing.payload)
+    }
+
+    /// Data phases that come before a transaction.
+    fn phases(&self, number: u64) -> u64 {
+        let (block, (_, bytes)) = (number / self.each(), self.bytes(number));
+        block * self.blocks.len.div_ceil(self.timing.width) + bytes.div_ceil(self.timing.width)
+    }
+
+    /// Cycles of so many data phases, with what memory keeps them waiting.
+    fn cycles(&self, phases: u64) -> u64 {
+        let waits = u128::from(self.waits) * u128::from(phases) / u128::from(self.phases(self.count()).max(1));
+        phases.saturating_mul(self.timing.beat).saturating_add(u64::try_from(waits).unwrap_or(u64::MAX))
+    }
+
+    /// When a transaction begins.
+    fn at(&self, number: u64) -> u64 {
+        let leads = number.saturating_mul(self.lead);
+        self.begin.saturating_add(leads).saturating_add(self.cycles(self.phases(number)))
+    }
+
+    /// When its address phase begins, after the idle clock.
+    fn addressed(&self, number: u64) -> u64 {
+        self.at(number).saturating_add(u64::from(self.timing.setup > 1))
+    }
+
+    fn address(&self, number: u64) -> Option<u64> {
+        let (blocks, bytes) = self.bytes(number);
+        self.blocks.address.map(|address| address.wrapping_add(blocks + bytes))
+    }
+}
+
+/// The first number that something is true for, as for all behind it; the end of the range where it is true for none.
+fn first(range: Span, is_true: impl Fn(u64) -> bool) -> u64 {
+    let Span { mut start, mut end } = range;
+    while start < end {
+        let middle = start + (end - start) / 2;
+        match is_true(middle) {
+            true => end = middle,
+            false => start = middle + 1,
+        }
+    }
+    start
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Changes, Waves};
+    use super::*;
+    use crate::engine::sim::trace::{Record, Run};
+
+    #[test]
+    fn of_a_long_transaction_only_what_is_seen_is_drawn() {
+        for payload in [1, 116, u64::MAX] {
+            let (timing, len) = (Timing { payload, ..Timing::PCI }, u64::from(u32::MAX));
+            let cycle = timing.cycles(len);
+            let event = Event {
+                asked: 0,
+                begin: 0,
+                cycle,
+                waits: 0,
+                device: 0,
+                channel: 0,
+                what: What::Within,
+                address: 1 << 20,
+                len,
+            };
+            let record = Record { events: vec![event], runs: vec![Run::once(Some((0, 0)), 0, cycle)] };
+            for begin in [0, cycle / 2, cycle - 200] {
+                let waves = Waves::new(&record, &timing, begin..begin + 200).unwrap();
+                let ad = waves.list.into_iter().find(|wave| wave.name == "AD");
+                let Some(Changes::Text(changes)) = ad.map(|wave| wave.changes) else { panic!("no AD") };
+                assert!((100..400).contains(&changes.len()), "{} changes from {begin}", changes.len());
+            }
+        }
     }
 }
