@@ -26,7 +26,7 @@ RSpec.describe "docs/machine.md" do
   it "leaves registers and errors to DMA::Registers, which has those of the core" do
     core = File.read(File.join(root, "ext/dma_core/src/engine/sim/registers.rs"))
     documented = File.read(File.join(root, "lib/dma/registers.rb"))
-    there = core.scan(/^\/\/! \| 0x(\h\h) \| ([A-Z_]+) \| (\d+(?: x \d+)?) /)
+    there = core.scan(%r{^//! \| 0x(\h\h) \| ([A-Z_]+) \| (\d+(?: x \d+)?) })
     listed = documented.scan(/^  #   0x(\h\h)  ([A-Z_]+) +(\d+(?: \* \d+)?) /)
     expect(there.size).to be 19
     expect(listed).to eq(there.map { |*place, bits| [*place, bits.sub("x", "*")] })

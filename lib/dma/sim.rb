@@ -190,9 +190,9 @@ module DMA
 
     # Adds a device.
     #
-    # @param controller [:ring, :pci, :pcie, :isa] what is its own where the keyword says nil: `:ring` and `:pcie`, 4
-    #   channels and 48 address bits; `:pci`, a channel and 32 address bits, with more of which it takes a second address
-    #   phase for addresses that need them; `:pcie` fetches up to 8 descriptors at once, the others one. `:isa`: not its own,
+    # @param controller [:ring, :pci, :pcie] what is its own where the keyword says nil: `:ring` and `:pcie`, 4 channels
+    #   and 48 address bits; `:pci`, a channel and 32 address bits, with more of which it takes a second address phase
+    #   for addresses that need them; `:pcie` fetches up to 8 descriptors at once, the others one. `:isa`: not its own,
     #   but the two 8237 of an IBM AT, which software programs through {Registers}. They have channels 0 to 3, which
     #   move bytes, and 5 to 7, which move words of 16 bits; channel 4 is their cascade. They reach 16 MiB of physical
     #   memory, with no IOMMU between: the driver splits transfers at 64 KiB (128 KiB) and bounces memory that is not
