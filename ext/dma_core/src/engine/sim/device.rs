@@ -362,6 +362,10 @@ impl Engine for Device {
         Ok(())
     }
 
+    fn obstacle(&self, index: u16) -> Option<String> {
+        self.machine.starvation(self.number(), index)
+    }
+
     fn clock(&self) -> Option<Arc<dyn ManualClock>> {
         match self.machine.options().clock {
             Clock::Free => None,
