@@ -266,8 +266,9 @@ impl State {
     /// What was not pushed is not wanted any more, and what was ends for this reason where it can.
     pub(super) fn give_up(&mut self, why: Status) {
         self.given_up = Some(why);
-        if let Some((position, _)) = self.todo.front() {
-            self.fail(*position, why);
+        // Parts that ended short came back in the order of their ends.
+        if let Some(first) = self.todo.iter().map(|(position, _)| *position).min() {
+            self.fail(first, why);
         }
         self.todo.clear();
     }

@@ -246,7 +246,8 @@ impl Shared {
             }
             let pause_or_end = left.min(pause);
             waiter.block(role, pause_or_end)?;
-            if Ticket::any_ended(tickets) {
+            // Who waited for the event looks once more, so that it is not left readable.
+            if (role == Role::Follow || waiter.watches()) && Ticket::any_ended(tickets) {
                 return Ok(());
             }
             silent = role == Role::Lead && pause == SILENCE && before.elapsed() >= pause_or_end;

@@ -194,6 +194,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 0..120)
 }
 
+#[test]
+fn a_read_given_up_while_several_parts_are_left_that_ended_short_ends_before_the_first_of_them() {
+    let mut history = History::new(16, true);
+    let cut = || Step::End { channel: 0, nth: 0, how: 1, at: 15 };
+    let read = Step::Submit { channel: 0, direction: Direction::FromDevice, offset: 0, len: 96, skip: 0 };
+    let steps = [read, Step::Progress(0), Step::Full { channel: 0, full: true }, cut(), Step::Progress(0), cut()];
+    steps.iter().for_each(|step| history.step(step));
+    [Step::Progress(0), Step::Cancel { channel: 0, nth: 0 }].iter().for_each(|step| history.step(step));
+    history.run_out();
+    history.check();
+    assert_eq!(history.entries[0].ended.map(|(_, bytes, status)| (bytes, status)), Some((16, Status::TimedOut)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
 
