@@ -43,7 +43,7 @@ RSpec.describe DMA::Sim, "its masters" do
     rescue DMA::TimeoutError => e
       e.message
     end
-    expect(errors[0]).to match(/longer than 0.00003 s.*waited for the bus for \d{3,4} cycles, .*:fixed; give another/)
+    expect(errors[0]).to match(/longer than 0.00003 s.*asked for the bus since cycle 0, .*:fixed; give another/)
     expect(errors[1]).to match(/longer than 0.00003 s .*; wait longer/)
   end
 

@@ -23,7 +23,7 @@ impl Core {
         } else {
             return None;
         };
-        let waited = self.now.saturating_sub((*asked)?);
-        Some(format!("its channel has waited for the bus for {waited} cycles, and {why}; {remedy}"))
+        let asked = (*asked)?;
+        Some(format!("its channel has asked for the bus since cycle {asked}, and {why}; {remedy}"))
     }
 }
