@@ -8,11 +8,11 @@ RSpec.describe "docs/machine.md" do
   let(:text) { File.read(File.join(root, "docs/machine.md")) }
 
   File.read(File.expand_path("../docs/machine.md", __dir__)).scan(/^## (.+?)$(.*?)(?=^## |\z)/m) do |heading, body|
-    body.scan(/^```ruby\n(.*?)^```/m) do |(program)|
-      it "has a program under #{heading.inspect} that runs and says something" do
+    body.scan(/^```ruby\n(.*?)^```\s+(?:^```text\n(.*?)^```)?/m) do |program, said|
+      it "has a program under #{heading.inspect} that runs and says what is below it" do
         output, status = Open3.capture2e(RbConfig.ruby, "-Ilib", "-rdma", "-e", program, chdir: root)
-        expect(output).not_to be_empty
         expect(status).to be_success, output
+        expect(output).to eq said
       end
     end
   end
@@ -21,6 +21,19 @@ RSpec.describe "docs/machine.md" do
     paths = text.scan(%r{`((?:spec|examples|ext|docs|benchmark)/[\w./]+)`}).flatten.uniq
     expect(paths.size).to be > 10
     expect(paths.reject { |path| File.exist?(File.join(root, path)) }).to eq []
+  end
+
+  it "leaves registers and errors to DMA::Registers, which has those of the core" do
+    core = File.read(File.join(root, "ext/dma_core/src/engine/sim/registers.rs"))
+    documented = File.read(File.join(root, "lib/dma/registers.rb"))
+    there = core.scan(%r{^//! \| 0x(\h\h) \| ([A-Z_]+) \| (\d+(?: x \d+)?) })
+    listed = documented.scan(/^  #   0x(\h\h)  ([A-Z_]+) +(\d+(?: \* \d+)?) /)
+    expect(there.size).to be 19
+    expect(listed).to eq(there.map { |*place, bits| [*place, bits.sub("x", "*")] })
+
+    names = File.read(File.join(root, "ext/dma_core/src/transfer.rs"))[/^const NAMES.*?^\];/m].scan(/"(\w+)"/).flatten
+    codes = documented[/Codes of errors.*?see$/m].scan(/(\d+) ([a-z]+(?:_[a-z]+)*)/)
+    expect(codes).to eq(names.each_with_index.map { |name, code| [code.to_s, name] })
   end
 
   it "has a section for each that it refers to" do

@@ -311,8 +311,9 @@ module DMA
     # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
     # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
     # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
-    # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of software,
-    # `:programmings` of a channel by the driver, `:terminal_counts`; and `:bounced_bytes`, as of a file.
+    # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of
+    # software, `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`,
+    # as of a file.
     #
     # @return [Hash{Symbol => Object}]
     def stats

@@ -3,22 +3,31 @@
 module DMA
   # Registers of a device, little-endian. Each access is carried out once, at its own width.
   #
-  # Those of a simulated device: at 0x00 an ID (32 bits, 0x444d4131), at 0x04 how many channels (32), at 0x08 bytes of
-  # memory (64), at 0x10 whether it is reached (32, bit 0), at 0x14 reset (32, writing 1). Channel n begins at
-  # 0x100 + 0x40 * n:
+  # Those of a simulated device, with their bits:
   #
-  #   0x00  SOURCE       64  address to read from
-  #   0x08  DESTINATION  64  address to write to
-  #   0x10  COUNT        32  bytes; counts down
-  #   0x14  CONTROL      16  0x01 to the device, 0x02 from it, both: within it; 0x04 interrupt; 0x100 start,
-  #                          0x200 abort, 0x400 reset
-  #   0x16  STATUS       16  0x01 busy, 0x02 done, 0x04 error, 0x08 halted; bits 8 to 15 say which error
-  #   0x18  POSITION     32  bytes moved of the transfer in hand
-  #   0x1c  HEAD         32  the slot of the ring that is fetched next
-  #   0x20  RING         64  bus address of the ring
-  #   0x28  RING_SIZE    32  its slots; 0: no ring
-  #   0x2c  TAIL         32  doorbell: descriptors before this slot are there
-  #   0x30  FAULT        64  bus address of the last fault of the IOMMU
+  #   0x00  ID                  32  0x444d4131
+  #   0x04  CHANNELS            32  how many
+  #   0x08  MEMORY              64  bytes
+  #   0x10  LINK                32  0x01 it is reached
+  #   0x14  RESET               32  writing 1 resets the device
+  #   0x18  MESSAGE_CONTROL     16  bits 0 to 10 vectors less one, 0x4000 all are masked, 0x8000 always set
+  #   0x20  PENDING         4 * 64  a bit for each channel: its interrupt waits to be unmasked
+  #
+  # Channel n begins at 0x100 + 0x40 * n:
+  #
+  #   0x00  SOURCE              64  address to read from
+  #   0x08  DESTINATION         64  address to write to
+  #   0x10  COUNT               32  bytes; counts down
+  #   0x14  CONTROL             16  0x01 to the device, 0x02 from it, both: within it; 0x04 interrupt; 0x100 start,
+  #                                 0x200 abort, 0x400 reset
+  #   0x16  STATUS              16  0x01 busy, 0x02 done, 0x04 error, 0x08 halted; bits 8 to 15 say which error
+  #   0x18  POSITION            32  bytes moved of the transfer in hand
+  #   0x1c  HEAD                32  the slot of the ring that is fetched next
+  #   0x20  RING                64  bus address of the ring
+  #   0x28  RING_SIZE           32  its slots; 0: no ring
+  #   0x2c  TAIL                32  doorbell: descriptors before this slot are there
+  #   0x30  FAULT               64  bus address of the last fault of the IOMMU
+  #   0x38  VECTOR_CONTROL      32  0x01 its interrupt is masked
   #
   # Those of a simulated device with 8237 controllers (`controller: :isa`) are the I/O ports of an IBM AT, 0 to 0x3ff:
   #
@@ -33,6 +42,11 @@ module DMA
   #     0x8  CONTROL  0x01 to the device, 0x02 from it; 0x04 goes on past a terminal count; 0x08 pulls EOP with its last
   #                   byte; 0x10 start: asks (DREQ) until it has all or meets the terminal count; 0x20 stop
   #     0xc  STATUS   0x01 busy, 0x02 done, 0x04 error, 0x08 terminal count; bits 8 to 15 say which error
+  #
+  # Codes of errors, which are also those of the status of a descriptor: 0 pending, 1 complete, 2 aborted, 3 timed_out,
+  # 4 not_attempted, 5 bad_source, 6 bad_destination, 7 bad_length, 8 iommu_fault, 9 bus_read_error, 10 bus_write_error,
+  # 11 data_poison, 12 descriptor_error, 13 link_down, 14 ring_full, 15 medium_error, 16 device_error; see
+  # {Transfer#status}.
   #
   # What the driver of a channel that is in use ({Device#channel}) has is its own, and writing it does nothing: RING,
   # RING_SIZE and TAIL, or the card.

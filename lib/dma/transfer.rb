@@ -62,7 +62,8 @@ module DMA
     end
 
     # Calls the block when it has ended, well or not; at once if it has. The block runs on the thread or fiber that
-    # finds the completion: one that waits or polls on this channel. An error in it comes out there.
+    # finds the completion: one that waits, polls or asks for a status on this channel ({Sim#step} and
+    # {Sim#run_until_idle} do not). An error in it comes out there.
     #
     # @yieldparam transfer [Transfer]
     # @return [self]
