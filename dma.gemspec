@@ -16,7 +16,7 @@ Gem::Specification.new do |spec|
 
   # What an installed gem needs: to build (the whole Cargo workspace with its lock file), to run, and to be read.
   spec.files = IO.popen(
-    %w[git ls-files -z -- lib exe sig ext Cargo.toml Cargo.lock README.md CHANGELOG.md LICENSE
+    %w[git ls-files -z -- lib exe sig ext Cargo.toml Cargo.lock README.md CHANGELOG.md LICENSE docs
        :(exclude,glob)ext/*/tests/** :(exclude,glob)ext/*/benches/** :(exclude,glob)ext/*/examples/**],
     chdir: __dir__, &:read
   ).split("\0")

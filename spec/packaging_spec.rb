@@ -40,7 +40,8 @@ RSpec.describe "packaging" do
 
     it "holds nothing else" do
       crate = %r{Cargo\.toml|build\.rs|include/\w+\.h|src/.+\.rs}
-      code = %r{\A(lib/.+\.rb|exe/dma|sig/.+\.rbs|ext/dma/extconf\.rb|ext/\w+/(#{crate}))\z}
+      docs = %r{docs/(machine\.md|traces/\w+\.(svg|vcd))}
+      code = %r{\A(lib/.+\.rb|exe/dma|sig/.+\.rbs|#{docs}|ext/dma/extconf\.rb|ext/\w+/(#{crate}))\z}
       expect(files.grep_v(code))
         .to contain_exactly("Cargo.lock", "Cargo.toml", "CHANGELOG.md", "LICENSE", "README.md")
     end
