@@ -34,6 +34,19 @@ RSpec.describe DMA::Sim, "its masters" do
     expect([second, third].map { |master| master[:longest_wait] }).to eq [8000, 8000]
   end
 
+  it "are told that they starve, where they wait for a transfer for too long" do
+    errors = %i[fixed rotating].map do |arbitration|
+      sim = machine(arbitration: arbitration)
+      device = sim.device(channels: 2)
+      250.times { device.write_dma("x" * 4096) }
+      device.write_dma("y" * 4096, channel: 1).wait(timeout: 3e-5)
+    rescue DMA::TimeoutError => e
+      e.message
+    end
+    expect(errors[0]).to match(/longer than 0.00003 s.*asked for the bus since cycle 0, .*:fixed; give another/)
+    expect(errors[1]).to match(/longer than 0.00003 s .*; wait longer/)
+  end
+
   it "get as much time as each other in a round robin with a latency timer, and wait for it" do
     [64, 256].each do |latency|
       long, short = shares(machine(arbitration: :round_robin, latency_timer: latency), [4096, 4], 8000)

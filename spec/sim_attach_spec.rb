@@ -79,6 +79,16 @@ RSpec.describe "a simulated device at a path" do
     device.close
   end
 
+  it "has the bus of its controller where none is given, and so has one that is opened by itself" do
+    { ring: :ideal, pci: :pci, pcie: :pcie, isa: :isa }.each do |controller, bus|
+      expect(DMA::Sim.attach(path, controller: controller).bus).to eq DMA::Sim.new(bus: bus).bus
+      opened = DMA::Device.open(:sim, controller: controller) { |device| device.sim.bus }
+      expect(opened).to eq DMA::Sim.new(bus: bus).bus
+    end
+    DMA::Device.open(:sim, controller: :isa, bus: :pci) { |device| expect(device.sim.bus).to include(width: 4) }
+    expect { DMA::Device.open(:sim, controller: :vesa) }.to raise_error(ArgumentError, /controller: :vesa is none of/)
+  end
+
   it "takes the options of the machine and of the device, and no others" do
     expect { DMA::Sim.attach(path, colour: 1) }.to raise_error(ArgumentError, /colour/)
     expect { DMA::Sim.attach(path, ring_size: 0) }.to raise_error(ArgumentError)

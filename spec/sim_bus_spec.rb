@@ -103,8 +103,11 @@ RSpec.describe DMA::Sim, "bus" do
 
   it "never comes to a transparent transfer where the CPU leaves no room, and says so" do
     device = machine(cpu_load: 1).device(memory: size, mode: %i[transparent burst burst burst])
+    device.sim.step(100)
     expect { device.channel.submit(source: buffer, destination: 0).wait }
-      .to raise_error(DMA::TimeoutError, /nothing left to do/)
+      .to raise_error(DMA::TimeoutError, /nothing left.*asked for the bus since cycle 100.*no gap.*cpu_load:.*mode:/)
+    expect { device.channel.submit(source: buffer, destination: 0).wait(timeout: 1e-6) }
+      .to raise_error(DMA::TimeoutError, /0\.000001 s.*asked for the bus since cycle 100, and the CPU leaves no gap/)
     expect(device.channel(1).submit(source: buffer, destination: 0).wait.status).to eq :complete
     expect(buffer.get_string).to eq data
   end
@@ -167,6 +170,27 @@ RSpec.describe DMA::Sim, "bus" do
       expect(device.read_dma(size)).to eq data
       expect(device.sim.stats[:cpu_accesses]).to be_positive
     end
+  end
+
+  it "is of so many whole Hz and bytes a second, also where these are Floats" do
+    sim = machine(bus: { preset: :pci, frequency: 6.6e7 }, memory_bandwidth: 1e9)
+    expect(sim.bus[:frequency]).to eq(66_000_000).and be_an(Integer)
+    same = machine(bus: { preset: :pci, frequency: 66_000_000 }, memory_bandwidth: 1_000_000_000)
+    expect([sim, same].map { |one| moved(one)[:cycles] }.uniq.size).to eq 1
+    [1.5, -1.0, 1e20, Float::NAN, Float::INFINITY, "1", nil, Complex(1, 1)].each do |value|
+      expect { machine(bus: { frequency: value }) }
+        .to raise_error(ArgumentError, /frequency: #{Regexp.escape(value.inspect)} .*Hz in 0\.\.2\*\*64 - 1; give/)
+      next if value.nil?
+
+      expect { machine(memory_bandwidth: value) }
+        .to raise_error(ArgumentError, /memory_bandwidth: #{Regexp.escape(value.inspect)} .*bytes a second/)
+    end
+  end
+
+  it "is named where the machine is inspected" do
+    expect(machine(bus: :pci).inspect).to eq "#<DMA::Sim clock: manual bus: pci iommu: true seed: 0>"
+    expect(machine(bus: { preset: :isa }).inspect).to include("bus: isa ")
+    expect(machine(bus: { preset: :pci, frequency: 6.6e7 }).inspect).to include("bus: 32 bits, 66000000 Hz ")
   end
 
   it "refuses what cannot be, and says what can" do

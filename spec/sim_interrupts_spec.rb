@@ -297,7 +297,8 @@ RSpec.describe DMA::Sim, "interrupts" do
       sim = machine(interrupt_cost: cost)
       device = sim.device
       trace = sim.trace { submit(device).wait }
-      expect([sim.cycles, sim.stats[:interrupts], sim.stats[:interrupt_cycles]]).to eq [one + 100, 1, 180]
+      expect([sim.cycles, sim.stats[:interrupts], sim.stats[:interrupt_cycles]]).to eq [one + 100, 1, 100]
+      expect([30, 50, 1000].map { |cycles| sim.step(cycles).stats[:interrupt_cycles] }).to eq [130, 180, 180]
       expect(trace.to_a.last(2).map { |event| [event.what, event.cycle] })
         .to eq [[:interrupt, one], [:handler, one + 180]]
       expect(machine.tap { |free| submit(free.device).wait }.stats).to include(interrupts: 1, interrupt_cycles: 0)
@@ -341,14 +342,37 @@ RSpec.describe DMA::Sim, "interrupts" do
     it "may be a PC's of 1998" do
       sim = machine(interrupt_cost: :pc1998)
       submit(sim.device).wait
-      expect(sim.stats[:interrupt_cycles]).to eq 21_000 + 11_500
+      expect(sim.step(22_000).stats[:interrupt_cycles]).to eq 21_000 + 11_500
+    end
+
+    it "never take more of the time than there was" do
+      sim = machine(interrupt_cost: { entry: 100, exit: 700, deferred: 300 })
+      device = sim.device(channels: 2)
+      8.times { |n| submit(device, channel: n % 2) }
+      counts = Array.new(200) { sim.step(50).stats.values_at(:interrupt_cycles, :cycles) }
+      expect(counts).to all(satisfy { |taken, cycles| taken <= cycles })
+      expect(counts.map(&:first)).to eq counts.map(&:first).sort
+      expect(sim.stats[:interrupts]).to be > 2
+    end
+
+    it "stand in a trace where they end, in the order of cycles" do
+      sim = machine(interrupt_cost: { entry: 100, exit: 50, deferred: 1000 })
+      device = sim.device(channels: 2)
+      trace = sim.trace do
+        3.times { |n| submit(device, channel: n % 2) }
+        sim.run_until_idle
+      end
+      expect(trace.count { |event| event.what == :handler }).to be >= 2
+      expect(trace.map(&:cycle)).to eq trace.map(&:cycle).sort
+      expect(trace.to_s.lines.map(&:to_i)).to eq trace.map(&:cycle)
     end
   end
 
   it "refuse what cannot be, and say what can" do
     sim = machine
     refused = { :fast => /:fast is none of :none, :low_latency, :throughput, :adaptive/, {} => /count:, time: or both/,
-                { count: 0 } => /count: 0/, { count: -1 } => /count/, { time: 2 } => /time: 2 is not in 0\.\.1/,
+                { count: 0 } => /coalesce: count: 0.*1 or more/, { count: -1 } => /coalesce: count/,
+                { time: 2 } => /coalesce: time: 2 is not in 0\.\.1 seconds.* 50e-6/,
                 { time: -1e-6 } => /time/, { time: Float::NAN } => /NaN/, { time: "1" } => /"1"/,
                 { usecs: 1 } => /\[:usecs\].*:count/, [:none] => /1 for 4 channels/ }
     refused.each do |policy, message|
@@ -356,7 +380,8 @@ RSpec.describe DMA::Sim, "interrupts" do
     end
     expect { sim.device.channel.coalesce = :fast }.to raise_error(ArgumentError, /:fast/)
     expect { machine(interrupt_cost: :cheap) }.to raise_error(ArgumentError, /:cheap.*:none, :pc1998/)
-    expect { machine(interrupt_cost: { entry: -1 }) }.to raise_error(ArgumentError, /entry/)
+    expect { machine(interrupt_cost: { entry: -1 }) }.to raise_error(ArgumentError, /entry: -1 ns .*0\.\.1000000000 ns/)
+    expect { machine(interrupt_cost: { exit: 1e-6 }) }.to raise_error(ArgumentError, /exit: 1.0e-06 ns .* whole/)
     expect { machine(interrupt_cost: { exit: 10**10 }) }.to raise_error(ArgumentError, /exit: 10000000000 ns/)
     expect { machine(interrupt_cost: { enter: 1 }) }.to raise_error(ArgumentError, /\[:enter\].*:entry/)
     path = scratch_file("disk", "x" * 4096)

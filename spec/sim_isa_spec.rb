@@ -227,7 +227,12 @@ RSpec.describe DMA::Sim, "controller: :isa" do
       expect(dev.capabilities).to include(channels: 8, address_bits: 24, iommu: false, alignment: 1,
                                           word_channels: [5, 6, 7], operations: %i[read write])
       expect { dev.channel(4) }.to raise_error(ArgumentError, /cascade/)
-      expect { sim.device(controller: :isa, channels: 2) }.to raise_error(ArgumentError, /leave channels/)
+      { channels: 2, alignment: 4, max_segments: 1 }.each do |name, value|
+        expect { sim.device(controller: :isa, name => value) }
+          .to raise_error(ArgumentError, /#{name}: #{value} .* 8 channels.*leave #{name}: out/)
+      end
+      expect { dev.map(DMA::Buffer.new(16 << 20, lock: false)) }
+        .to raise_error(Errno::ENOSPC, /map 16777216 bytes .* 24 address bits: it reaches 16773120 .*map less/)
       expect { sim.device(controller: :isa, mode: :transparent) }.to raise_error(ArgumentError, /single mode/)
       expect { sim.device(controller: :isb) }.to raise_error(ArgumentError, /:isa/)
     end

@@ -55,6 +55,52 @@ RSpec.describe DMA::Device, "programmed I/O" do
     expect(device.read_dma(4096, at: 1 << 20)).to eq "y" * 4096
   end
 
+  it "is in a trace as turns of the CPU, a word each, beside those of channels" do
+    alone = sim.trace { device.pio_write("x" * 12, width: 4) }
+    expect(alone.tenures.map(&:to_a)).to eq [[nil, nil, 0, 4], [nil, nil, 4, 8], [nil, nil, 8, 12]]
+    expect(alone.to_svg).to include("CPU", "FRAME#")
+    trace = sim.trace do
+      device.write_dma("y" * 4096)
+      device.pio_write("x" * 100)
+      sim.run_until_idle
+    end
+    tenures = trace.tenures
+    expect(tenures.count { |tenure| tenure.device.nil? }).to eq 100
+    expect(tenures.each_cons(2)).to all(satisfy { |one, other| one.end <= other.begin })
+    # A word behind each transaction, as long as there are any.
+    expect(tenures.first(20).map(&:device).each_slice(2)).to all(eq([0, nil]))
+    expect(DMA::Sim.new(clock: :manual, bus: :pcie).then { |link| link.trace { link.device.pio_write("x") } }.tenures)
+      .to eq []
+  end
+
+  it "is all that the CPU does meanwhile: what it does otherwise goes on behind it" do
+    sim = DMA::Sim.new(clock: :manual, bus: :pci, cpu_load: 0.5)
+    device = sim.device
+    sim.step(1000)
+    trace = sim.trace do
+      before = sim.stats[:cpu_accesses]
+      device.write_dma("y" * 300)
+      device.pio_write("x" * 1000)
+      expect(sim.stats[:cpu_accesses] - before).to be <= 1
+      sim.step(1000)
+      expect(sim.stats[:cpu_accesses] - before).to be_within(2).of(1000 / 38)
+    end
+    expect(trace.tenures.each_cons(2)).to all(satisfy { |one, other| one.end <= other.begin })
+    expect(device.pio_read(1000)).to eq "x" * 1000
+  end
+
+  it "lets an 8237's next piece begin as soon as its interrupt comes, between two words" do
+    sim = DMA::Sim.new(clock: :manual, bus: :isa, interrupt_cost: { entry: 5000 })
+    device = sim.device(controller: :isa)
+    trace = sim.trace do
+      device.write_dma("y" * 66_000)
+      device.pio_write("x" * 70_000, at: 1 << 20)
+    end
+    tenures = trace.tenures
+    expect(tenures.each_cons(2)).to all(satisfy { |one, other| one.end <= other.begin })
+    expect(trace.count { |event| event.what == :terminal_count }).to eq 2
+  end
+
   it "has a direction of a link for itself on PCI Express, where a read waits half a microsecond" do
     sim = DMA::Sim.new(clock: :manual, bus: :pcie)
     device = sim.device

@@ -83,6 +83,31 @@ RSpec.describe DMA::Trace do
     expect(trace).to all(satisfy { |event| event.asked <= event.begin && event.begin <= event.cycle })
   end
 
+  it "has what the CPU did until it was taken, and nothing of before, though no device did anything" do
+    sim = machine(cpu_load: 0.5)
+    sim.step(1000)
+    traces = Array.new(2) { sim.trace { sim.step(100) } }
+    # An access of 8 cycles in each 16.
+    expect(traces.map { |trace| trace.tenures.map(&:begin) }).to eq [1008.step(1100, 16).to_a, 1104.step(1199, 16).to_a]
+    expect(traces.flat_map(&:tenures)).to all(have_attributes(device: nil, channel: nil))
+    expect(parse(traces[0].to_vcd)["machine.bus.owner"].map(&:last).uniq).to match_array %w[CPU idle]
+    expect(machine(bus: :pcie, cpu_load: 0.5).then { |links| links.trace { links.step(1000) } }.tenures).to eq []
+  end
+
+  it "loses none of the CPU's accesses between two traces" do
+    sim = machine(bus: :pci, cpu_load: 0.6)
+    device = sim.device(mode: %i[burst cycle_stealing transparent burst])
+    tenures = Array.new(40) do |n|
+      sim.trace do
+        device.channel(n % 4).submit(source: buffer.slice(0, 64), destination: 0)
+        n.even? ? sim.run_until_idle : sim.step(50)
+        sim.run_until_idle
+      end.tenures
+    end.flatten
+    expect(tenures.each_cons(2)).to all(satisfy { |one, other| one.end <= other.begin })
+    expect(tenures.count { |tenure| tenure.device.nil? }).to eq sim.stats[:cpu_accesses]
+  end
+
   # PCI Local Bus Specification 2.2, 3.3.1 and 3.3.2: four data phases of a read, and four of a write, one clock each,
   # behind an idle clock, the address phase, and the clock until DEVSEL#; low is asserted.
   it "shows a read and a write on PCI as the specification draws them" do
@@ -169,6 +194,17 @@ RSpec.describe DMA::Trace do
       expect { trace.to_svg(from: 5, to: 4) }.to raise_error(ArgumentError, /from: 5, to: 4 .*0\.\.48/)
       expect { trace.to_svg(from: -1) }.to raise_error(ArgumentError, /from/)
       expect { trace.to_vcd(to: "1") }.to raise_error(ArgumentError, /to must be an Integer/)
+    end
+
+    it "is refused for cycles that are not the trace's, which the error names" do
+      [{ from: 49 }, { from: 1000, to: 2000 }].each do |window|
+        %i[to_svg to_vcd].each do |way|
+          expect { trace.public_send(way, **window) }
+            .to raise_error(ArgumentError, /from: #{window[:from]}, to: .* show nothing; .* cycles 0\.\.48/)
+        end
+      end
+      expect(texts(trace.to_svg(from: 40, to: 60))).to include("dev0")
+      expect { machine.trace { nil }.to_svg(from: 1, to: 2) }.to raise_error(ArgumentError, /0\.\.0/)
     end
 
     it "is empty where nothing happened" do

@@ -82,20 +82,15 @@ module Machine
       result(rate, *middle(looks(trace, cost[:entry]), count), cost[:entry])
     end
 
-    # Each handler's look. Events stand in the order in which they happened, which for a handler is its look.
+    # Each handler's look, which sees all that was completed by then and that no other saw.
     def looks(trace, entry)
-      looks = []
-      number = -1
-      seen = []
-      trace.each do |event|
-        case event.what
-        when :status then seen << [number += 1, event.cycle]
-        when :handler
-          looks << Look.new(event.begin + entry, seen, event.cycle - event.begin - entry)
-          seen = []
-        end
+      completed = trace.select { |event| event.what == :status }.each_with_index.map { |event, n| [n, event.cycle] }
+      trace.select { |event| event.what == :handler }.map do |event|
+        at = event.begin + entry
+        seen = completed.take_while { |_, cycle| cycle <= at }
+        completed = completed.drop(seen.size)
+        Look.new(at, seen, event.cycle - at)
       end
-      looks
     end
 
     # Of those that were the first to see something the one before the middle half of completions, and all that saw it.

@@ -20,23 +20,6 @@ module DMA
   # the end of the device, or of a packet where it streams. A stream that is read and written at the same address wants
   # two channels: one would keep the order.
   class Device
-    # @!attribute [r] name
-    #   @return [String] what it was opened as
-
-    # @!attribute [r] capabilities
-    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory; nil where it does not say),
-    #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
-    #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
-    #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
-    #   `:address_bits`, `:iommu`, `:clock`, `:word_channels` (those of 8237s, which take even addresses and lengths
-    #   only); of a file `:direct`, and `:character`, whether it is a character device; of a PCI function `:driver`
-    #   (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars` (bytes of each), `:interrupts` (their
-    #   kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`, `:namespace`, `:block_size`, `:namespaces`.
-    #   @return [Hash{Symbol => Object}]
-
-    # @!method closed?
-    #   @return [Boolean]
-
     class << self
       # Opens a device; with a block, closes it after it and returns its value.
       #
@@ -45,8 +28,8 @@ module DMA
       #   file, a block device or a character device. Of a pair `.._h2c_N`, `.._c2h_N` both are opened by either name:
       #   the one is written, the other read
       # @param direct [true, :auto, false] of a file: past the page cache, or an error; where it can; never
-      # @param options of a simulated device: those of {Sim.new} and {Sim#device}; of a file: `:engine`, as for
-      #   {File.open}; of a PCI function:
+      # @param options of a simulated device: those of {Sim.new} and {Sim#device}, without `bus:` the bus of the
+      #   `controller:`, see {Sim.attach}; of a file: `:engine`, as for {File.open}; of a PCI function:
       # @option options [:auto, false] :driver `:auto` drives an NVMe disk or QEMU's edu device; `false`, as for all
       #   other functions: nobody does but the program, by {#registers}, {#wait_interrupt} and {#map}
       # @option options [Integer, nil] :address_bits bits of a bus address that the device can say; nil: what its driver
@@ -107,6 +90,23 @@ module DMA
         native_open_pci(address, address_bits, interrupts, driver, namespace)
       end
     end
+
+    # @!attribute [r] name
+    #   @return [String] what it was opened as
+
+    # @!attribute [r] capabilities
+    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory; nil where it does not say),
+    #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
+    #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
+    #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
+    #   `:address_bits`, `:iommu`, `:clock`, `:word_channels` (those of 8237s, which take even addresses and lengths
+    #   only); of a file `:direct`, and `:character`, whether it is a character device; of a PCI function `:driver`
+    #   (nil: none), `:vendor`, `:device`, `:class`, `:iommu_group`, `:bars` (bytes of each), `:interrupts` (their
+    #   kind), `:vectors`; of an NVMe disk `:model`, `:serial`, `:firmware`, `:namespace`, `:block_size`, `:namespaces`.
+    #   @return [Hash{Symbol => Object}]
+
+    # @!method closed?
+    #   @return [Boolean]
 
     # @return [Sim, nil] the machine that a simulated device is part of
     def sim

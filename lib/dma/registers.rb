@@ -54,7 +54,9 @@ module DMA
     # How many looks go without a pause between them, and the shortest pause after that, in seconds.
     SPIN = 64
     PAUSE = 5e-5
-    private_constant :SPIN, :PAUSE
+    # Why a poll without a timeout ends.
+    NOTHING_LEFT = "by the time at which the machine had nothing left to do"
+    private_constant :SPIN, :PAUSE, :NOTHING_LEFT
 
     # @!attribute [r] size
     #   @return [Integer] bytes of register space
@@ -118,7 +120,8 @@ module DMA
         next if in_time
 
         raise TimeoutError, format("register 0x%<offset>x is 0x%<read>x, and its bits 0x%<mask>x did not become " \
-                                   "0x%<value>x in time", offset: offset, read: read, mask: mask, value: value)
+                                   "0x%<value>x %<by>s", offset: offset, read: read, mask: mask, value: value,
+                                                         by: timeout ? "within #{timeout} s" : NOTHING_LEFT)
       end
     end
 

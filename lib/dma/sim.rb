@@ -16,14 +16,167 @@ module DMA
     OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth interrupt_cost].freeze
     # Bits of a device's numbers, where they are not 32.
     WIDTHS = { memory: 63, alignment: 63, channels: 16 }.freeze
-    # What a controller has where nothing else is said.
+    # What a controller has where nothing else is said; the bus is that of a machine that is made with its device.
     CONTROLLERS = {
-      ring: { channels: 4, address_bits: 48, prefetch: 1 },
-      pci: { channels: 1, address_bits: 32, prefetch: 1 },
-      pcie: { channels: 4, address_bits: 48, prefetch: 8 },
-      isa: { channels: 8, address_bits: 24, prefetch: 1 }
+      ring: { channels: 4, address_bits: 48, prefetch: 1, bus: :ideal },
+      pci: { channels: 1, address_bits: 32, prefetch: 1, bus: :pci },
+      pcie: { channels: 4, address_bits: 48, prefetch: 8, bus: :pcie },
+      isa: { channels: 8, address_bits: 24, prefetch: 1, bus: :isa }
     }.each_value(&:freeze).freeze
-    private_constant :OPTIONS, :WIDTHS, :CONTROLLERS
+    # Nanoseconds.
+    SECOND = 1_000_000_000
+    private_constant :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND
+
+    class << self
+      # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
+      # @param iommu [Boolean] devices reach memory through an IOMMU, at bus addresses that are valid while mapped;
+      #   without one at simulated physical addresses, where pages do not lie together
+      # @param seed [Integer] decides where physical pages lie, and when faults with a probability happen
+      # @param bus [Symbol, Hash] `:ideal`, eight bytes a nanosecond and nothing else; `:isa`, 16 bits at 8 MHz;
+      #   `:pci`, 32 bits at 33 MHz; `:pcie`, 3.0 with 16 lanes; or a Hash: `preset:`, one of these, and what is
+      #   different: `width:` in bytes, `frequency:` in whole Hz, `beat:` cycles for as many bytes, `setup:` cycles and
+      #   `overhead:` bytes of each transaction, `payload:`, the most bytes of one, nil: a burst's, `dual:` cycles more
+      #   at an address of more than 32 bits, `read:` cycles more that the CPU waits for what it reads from a device,
+      #   and `links:`, whether each device has one of its own, and shares memory
+      #   with the others, not the bus
+      # @param cpu_load [Numeric] the part of the time, from 0 to 1, for which the CPU wants the bus, a line of 64 bytes
+      #   at a time; how a channel shares it is a device's `mode:`
+      # @param arbitration [:rotating, :fixed, :round_robin] who has the bus next, of the channels that ask for it: the
+      #   one behind the last, a transaction each; the one with the lowest number, of its device, then of itself; the
+      #   one behind the last, but who has it keeps it until its latency timer runs out
+      # @param latency_timer [Integer, nil] cycles, for `:round_robin`; nil: 32
+      # @param memory_bandwidth [Integer, Float, nil] bytes, whole ones, that memory serves in a second, for all masters
+      #   together; nil: more than anybody asks for, and with links 25.6 GB/s, a channel of DDR4-3200
+      # @param interrupt_cost [Symbol, Hash, nil] what an interrupt takes of the CPU's time, in nanoseconds: `entry:`,
+      #   before its handler looks for completions, which is when whoever waits knows of them; `deferred:`, for each
+      #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
+      #   interrupt after the other
+      # @return [Sim]
+      # @raise [ArgumentError] for what cannot be
+      def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
+              memory_bandwidth: nil, interrupt_cost: nil)
+        boolean(iommu, "iommu")
+        DMA.__send__(:natural, latency_timer, "latency_timer", 64) unless latency_timer.nil?
+        memory_bandwidth = whole(memory_bandwidth, "memory_bandwidth", "bytes a second") unless memory_bandwidth.nil?
+
+        native_new([clock, iommu, DMA.__send__(:natural, seed, "seed")], timing(bus), fraction(cpu_load, "cpu_load"),
+                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost))
+      end
+
+      # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
+      # its memory stays between. Nothing is made in the file system; what is there is hidden, and a device that was
+      # attached there before is replaced.
+      #
+      # @param path [String, #to_path]
+      # @param options those of {.new} and {#device}; without `bus:` the machine has that of the `controller:` (`:isa`,
+      #   `:pci`, `:pcie`), or `:ideal`
+      # @return [Sim] the machine of the device
+      def attach(path, **options)
+        raise TypeError, "a path is needed to attach a device" if path.nil?
+
+        device = with_device(path: path, **options)
+        device.close
+        device.sim
+      end
+
+      # Takes away what {.attach} put at a path. Who has the device open keeps it.
+      #
+      # @param path [String, #to_path]
+      # @return [Boolean] whether there was one
+      def detach(path)
+        native_detach(path)
+      end
+
+      private
+
+      # What a bus consists of.
+      def timing(bus)
+        return native_bus(bus) unless bus.is_a?(Hash)
+
+        preset = native_bus(bus.fetch(:preset, :ideal))
+        changes = bus.except(:preset)
+        unknown = changes.keys - preset.keys
+        unless unknown.empty?
+          raise ArgumentError, "bus: #{unknown.inspect} are none of #{[:preset, *preset.keys].inspect}"
+        end
+
+        preset.merge(changes.to_h { |name, value| [name, part(name, value)] })
+      end
+
+      def part(name, value)
+        case name
+        when :frequency then return whole(value, name, "Hz")
+        when :links then boolean(value, name)
+        else DMA.__send__(:natural, value, name, 64) unless name == :payload && value.nil?
+        end
+        value
+      end
+
+      # A number that may be large as an Integer: 33e6 is one.
+      def whole(value, name, unit)
+        if value.is_a?(Numeric) && value.real? && value.finite? && value.between?(0, (1 << 64) - 1)
+          number = value.to_i
+          return number if number == value
+        end
+
+        raise ArgumentError, "#{name}: #{value.inspect} is no whole number of #{unit} in 0..2**64 - 1; give one, as 1e9"
+      end
+
+      def boolean(value, name)
+        raise ArgumentError, "#{name}: #{value.inspect} is neither true nor false" unless [true, false].include?(value)
+      end
+
+      # Entry, exit and deferred work of an interrupt.
+      def cost(cost)
+        return native_interrupt_cost(cost || :none).values unless cost.is_a?(Hash)
+
+        none = native_interrupt_cost(:none)
+        unknown = cost.keys - none.keys
+        raise ArgumentError, "interrupt_cost: #{unknown.inspect} are none of #{none.keys}" unless unknown.empty?
+
+        cost.each { |name, time| nanoseconds(time, name) }
+        none.merge(cost).values
+      end
+
+      def nanoseconds(time, name)
+        return if time.is_a?(Integer) && time.between?(0, SECOND)
+
+        raise ArgumentError, "interrupt_cost: #{name}: #{time.inspect} ns is no whole number in 0..#{SECOND} ns, up " \
+                             "to a second"
+      end
+
+      # A preset of {#device}'s `coalesce:`, or completions and nanoseconds.
+      def coalesce(policy)
+        return policy unless policy.is_a?(Hash)
+
+        unknown = policy.keys - %i[count time]
+        raise ArgumentError, "coalesce: #{unknown.inspect} are neither :count nor :time" unless unknown.empty?
+        raise ArgumentError, "coalesce: give count:, time: or both" if policy.values.compact.empty?
+
+        count, time = policy.values_at(:count, :time)
+        DMA.__send__(:natural, count, "coalesce: count", 64) if count
+        unless time.nil? || (time.is_a?(Numeric) && time.real? && (0..1).cover?(time))
+          raise ArgumentError, "coalesce: time: #{time.inspect} is not in 0..1 seconds, for which completions are " \
+                               "held back; 50 us are 50e-6"
+        end
+
+        [count, time && (time * SECOND).round]
+      end
+
+      # A number in 0..1 as a Float.
+      def fraction(number, name)
+        return number.to_f if number.is_a?(Numeric) && number.real? && (0..1).cover?(number)
+
+        raise ArgumentError, "#{name}: #{number.inspect} is not in 0..1"
+      end
+
+      # A machine with one device; each gets the options that are its own. The device's controller says what bus it has,
+      # where nothing else does.
+      def with_device(**options)
+        bus = CONTROLLERS.fetch(options.fetch(:controller, :ring), {}).slice(:bus)
+        new(**bus, **options.slice(*OPTIONS)).device(**options.except(*OPTIONS))
+      end
+    end
 
     # @!attribute [r] clock
     #   @return [:free, :manual]
@@ -48,8 +201,8 @@ module DMA
     #     descriptors and doorbells, and for interrupts; `:masters`, a Hash for each channel: `:device` and `:channel`,
     #     their numbers (no channel: the 8237s of a device, which are one master), `:grants` of the bus, `:cycles` that
     #     it had it, `:wait_cycles` between asking for it and having it, until now where it still waits, and the
-    #     `:longest_wait` of them; `:interrupts` that the CPU handled, and `:interrupt_cycles` of its time that they
-    #     take: as many as `:cycles`, where it has time for nothing else
+    #     `:longest_wait` of them; `:interrupts` whose handlers have looked, and `:interrupt_cycles` of the CPU's time
+    #     that these have taken so far: nearly as many as `:cycles`, where it has time for nothing else
 
     # @!method iommu?
     #   @return [Boolean]
@@ -59,144 +212,15 @@ module DMA
     #   @return [Integer] how many cycles that took
     #   @raise [MisuseError] on a machine with a free clock
 
-    class << self
-      # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
-      # @param iommu [Boolean] devices reach memory through an IOMMU, at bus addresses that are valid while mapped;
-      #   without one at simulated physical addresses, where pages do not lie together
-      # @param seed [Integer] decides where physical pages lie, and when faults with a probability happen
-      # @param bus [Symbol, Hash] `:ideal`, eight bytes a nanosecond and nothing else; `:isa`, 16 bits at 8 MHz;
-      #   `:pci`, 32 bits at 33 MHz; `:pcie`, 3.0 with 16 lanes; or a Hash: `preset:`, one of these, and what is
-      #   different: `width:` in bytes, `frequency:` in Hz, `beat:` cycles for as many bytes, `setup:` cycles and
-      #   `overhead:` bytes of each transaction, `payload:`, the most bytes of one, nil: a burst's, `dual:` cycles more
-      #   at an address of more than 32 bits, `read:` cycles more that the CPU waits for what it reads from a device,
-      #   and `links:`, whether each device has one of its own, and shares memory
-      #   with the others, not the bus
-      # @param cpu_load [Numeric] the part of the time, from 0 to 1, for which the CPU wants the bus, a line of 64 bytes
-      #   at a time; how a channel shares it is a device's `mode:`
-      # @param arbitration [:rotating, :fixed, :round_robin] who has the bus next, of the channels that ask for it: the
-      #   one behind the last, a transaction each; the one with the lowest number, of its device, then of itself; the
-      #   one behind the last, but who has it keeps it until its latency timer runs out
-      # @param latency_timer [Integer, nil] cycles, for `:round_robin`; nil: 32
-      # @param memory_bandwidth [Integer, nil] bytes that memory serves in a second, for all masters together; nil:
-      #   more than anybody asks for, and with links 25.6 GB/s, a channel of DDR4-3200
-      # @param interrupt_cost [Symbol, Hash, nil] what an interrupt takes of the CPU's time, in nanoseconds: `entry:`,
-      #   before its handler looks for completions, which is when whoever waits knows of them; `deferred:`, for each
-      #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
-      #   interrupt after the other
-      # @return [Sim]
-      # @raise [ArgumentError] for what cannot be
-      def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
-              memory_bandwidth: nil, interrupt_cost: nil)
-        boolean(iommu, "iommu")
-        { latency_timer: latency_timer, memory_bandwidth: memory_bandwidth }.compact.each do |name, number|
-          DMA.__send__(:natural, number, name, 64)
-        end
-
-        native_new([clock, iommu, DMA.__send__(:natural, seed, "seed")], timing(bus), fraction(cpu_load, "cpu_load"),
-                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost))
-      end
-
-      # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
-      # its memory stays between. Nothing is made in the file system; what is there is hidden, and a device that was
-      # attached there before is replaced.
-      #
-      # @param path [String, #to_path]
-      # @param options those of {.new} and {#device}
-      # @return [Sim] the machine of the device
-      def attach(path, **options)
-        raise TypeError, "a path is needed to attach a device" if path.nil?
-
-        device = with_device(path: path, **options)
-        device.close
-        device.sim
-      end
-
-      # Takes away what {.attach} put at a path. Who has the device open keeps it.
-      #
-      # @param path [String, #to_path]
-      # @return [Boolean] whether there was one
-      def detach(path)
-        native_detach(path)
-      end
-
-      private
-
-      # What a bus consists of.
-      def timing(bus)
-        return native_bus(bus) unless bus.is_a?(Hash)
-
-        whole = native_bus(bus.fetch(:preset, :ideal))
-        changes = bus.except(:preset)
-        unknown = changes.keys - whole.keys
-        unless unknown.empty?
-          raise ArgumentError, "bus: #{unknown.inspect} are none of #{[:preset, *whole.keys].inspect}"
-        end
-
-        changes.each { |name, value| part(name, value) }
-        whole.merge(changes)
-      end
-
-      def part(name, value)
-        return boolean(value, name) if name == :links
-
-        DMA.__send__(:natural, value, name, 64) unless name == :payload && value.nil?
-      end
-
-      def boolean(value, name)
-        raise ArgumentError, "#{name}: #{value.inspect} is neither true nor false" unless [true, false].include?(value)
-      end
-
-      # Entry, exit and deferred work of an interrupt.
-      def cost(cost)
-        return native_interrupt_cost(cost || :none).values unless cost.is_a?(Hash)
-
-        none = native_interrupt_cost(:none)
-        unknown = cost.keys - none.keys
-        raise ArgumentError, "interrupt_cost: #{unknown.inspect} are none of #{none.keys}" unless unknown.empty?
-
-        cost.each { |name, time| DMA.__send__(:natural, time, "interrupt_cost: #{name}", 64) }
-        none.merge(cost).values
-      end
-
-      # A preset of {#device}'s `coalesce:`, or completions and nanoseconds.
-      def coalesce(policy)
-        return policy unless policy.is_a?(Hash)
-
-        unknown = policy.keys - %i[count time]
-        raise ArgumentError, "coalesce: #{unknown.inspect} are neither :count nor :time" unless unknown.empty?
-        raise ArgumentError, "coalesce: give count:, time: or both" if policy.values.compact.empty?
-
-        count, time = policy.values_at(:count, :time)
-        DMA.__send__(:natural, count, "count", 64) if count
-        unless time.nil? || (time.is_a?(Numeric) && time.real? && (0..1).cover?(time))
-          raise ArgumentError, "time: #{time.inspect} is not in 0..1, seconds for which completions are held back"
-        end
-
-        [count, time && (time * 1_000_000_000).round]
-      end
-
-      # A number in 0..1 as a Float.
-      def fraction(number, name)
-        return number.to_f if number.is_a?(Numeric) && number.real? && (0..1).cover?(number)
-
-        raise ArgumentError, "#{name}: #{number.inspect} is not in 0..1"
-      end
-
-      # A machine with one device; each gets the options that are its own.
-      def with_device(**options)
-        new(**options.slice(*OPTIONS)).device(**options.except(*OPTIONS))
-      end
-    end
-
     # Adds a device.
     #
-    # @param controller [:ring, :pci, :pcie] what is its own where the keyword says nil: `:ring` and `:pcie`, 4 channels
-    #   and 48 address bits; `:pci`, a channel and 32 address bits, with more of which it takes a second address phase
-    #   for addresses that need them; `:pcie` fetches up to 8 descriptors at once, the others one. `:isa`: not its own,
-    #   but the two 8237 of an IBM AT, which software programs through {Registers}. They have channels 0 to 3, which
-    #   move bytes, and 5 to 7, which move words of 16 bits; channel 4 is their cascade. They reach 16 MiB of physical
-    #   memory, with no IOMMU between: the driver splits transfers at 64 KiB (128 KiB) and bounces memory that is not
-    #   mapped ({Device#map})
+    # @param controller [:ring, :pci, :pcie, :isa] what is its own where the keyword says nil: `:ring` and `:pcie`, 4
+    #   channels and 48 address bits; `:pci`, a channel and 32 address bits, with more of which it takes a second
+    #   address phase for addresses that need them; `:pcie` fetches up to 8 descriptors at once, the others one. `:isa`:
+    #   not its own, but the two 8237 of an IBM AT, which software programs through {Registers}. They have channels 0 to
+    #   3, which move bytes, and 5 to 7, which move words of 16 bits; channel 4 is their cascade. They reach 16 MiB of
+    #   physical memory, with no IOMMU between: the driver splits transfers at 64 KiB (128 KiB) and bounces memory that
+    #   is not mapped ({Device#map})
     # @param memory [Integer] bytes of its own memory; pages that nobody writes to take none of the host's
     # @param channels [Integer, nil] independent of each other
     # @param ring_size [Integer] slots of each channel's descriptor ring, or of what the driver of 8237s queues, of
@@ -288,9 +312,10 @@ module DMA
       trace
     end
 
-    # @return [String] clock, IOMMU and seed
+    # @return [String] clock, bus (a preset, or width and clock), IOMMU and seed
     def inspect
-      "#<#{self.class} clock: #{clock} iommu: #{iommu?} seed: #{seed}>"
+      bus = native_bus_name || "#{8 * self.bus[:width]} bits, #{self.bus[:frequency]} Hz"
+      "#<#{self.class} clock: #{clock} bus: #{bus} iommu: #{iommu?} seed: #{seed}>"
     end
 
     private

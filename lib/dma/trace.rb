@@ -3,8 +3,8 @@
 require_relative "trace/svg"
 
 module DMA
-  # What happened on the bus of a simulated machine, in order; see {Sim#trace}. {#to_vcd} and {#to_svg} show it as
-  # signals.
+  # What happened on the bus of a simulated machine, in the order of cycles; see {Sim#trace}. {#to_vcd} and {#to_svg}
+  # show it as signals.
   class Trace
     include Enumerable
 
@@ -54,7 +54,8 @@ module DMA
     # @param from [Integer, nil] the first cycle that is shown; nil: that of the trace
     # @param to [Integer, nil] where it ends; nil: where the trace does
     # @return [String]
-    # @raise [ArgumentError] if the bus changes hands more than 1,048,576 times from one to the other
+    # @raise [ArgumentError] if the bus changes hands more than 1,048,576 times from one to the other; for cycles of
+    #   which none are the trace's
     def to_vcd(from: nil, to: nil)
       native_vcd(*window(from, to))
     end
@@ -64,7 +65,8 @@ module DMA
     # @param from [Integer, nil] the first cycle that is shown; nil: that of the trace
     # @param to [Integer, nil] where it ends; nil: where the trace does
     # @return [String] SVG
-    # @raise [ArgumentError] if a signal changes more than 400 times from one to the other: nobody could read it
+    # @raise [ArgumentError] if a signal changes more than 400 times from one to the other: nobody could read it; for
+    #   cycles of which none are the trace's
     def to_svg(from: nil, to: nil)
       from, to = window(from, to)
       waves = native_waves(from, to)
@@ -83,7 +85,7 @@ module DMA
       first, last = native_cycles
       from = from.nil? ? first : DMA.__send__(:natural, from, "from")
       to = to.nil? ? last : DMA.__send__(:natural, to, "to")
-      return [from, to] if from <= to
+      return [from, to] if from <= to && from <= last && to >= first
 
       raise ArgumentError, "from: #{from}, to: #{to} show nothing; the trace is of cycles #{first}..#{last}"
     end

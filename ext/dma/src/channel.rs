@@ -177,10 +177,11 @@ impl Channel {
             match self.wait_seated(ruby, tickets, timeout) {
                 Ok(()) if ticket.outcome().is_some() => {}
                 Ok(()) => {
+                    let obstacle = self.line.shared.obstacle();
                     self.line.give_up(tickets, Status::TimedOut);
                     // What ended for another reason meanwhile is told as that.
                     if matches!(ticket.status(), Status::Pending | Status::TimedOut) {
-                        return Err(raise(ruby, &self.line.shared.timed_out(ticket, timeout)));
+                        return Err(raise(ruby, &self.line.shared.timed_out(ticket, timeout, obstacle)));
                     }
                 }
                 Err(error) => {

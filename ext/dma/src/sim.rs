@@ -281,6 +281,11 @@ fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<Trace, Error> {
     Ok(Trace::new(machine.take_trace(), machine.options().timing))
 }
 
+/// The preset that its bus is, if it is one.
+fn bus_name(ruby: &Ruby, this: &Sim) -> Option<Symbol> {
+    this.machine.options().timing.name().map(|name| ruby.to_symbol(name))
+}
+
 fn clock(ruby: &Ruby, this: &Sim) -> Symbol {
     ruby.to_symbol(if this.machine.options().clock == Clock::Free { "free" } else { "manual" })
 }
@@ -302,6 +307,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("time", method!(time, 0))?;
     class.define_method("stats", method!(stats, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
+    class.define_private_method("native_bus_name", method!(bus_name, 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
     class.define_private_method("native_device", method!(native_device, 5))?;
     class.define_private_method("native_step", method!(native_step, 1))?;

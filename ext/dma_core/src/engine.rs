@@ -221,6 +221,11 @@ pub trait Engine: Send + Sync + Debug {
         Ok(())
     }
 
+    /// What is in the way of channel `index`, and how it is taken away, where no longer wait would help.
+    fn obstacle(&self, _index: u16) -> Option<String> {
+        None
+    }
+
     /// What keeps merges apart, one for the whole device, where it takes nothing but whole granules: the channel reads, changes and
     /// writes back the partial ones of a write. Such an engine is not ordered and takes no copies.
     fn edges(&self) -> Option<&Arc<Edges>> {

@@ -271,7 +271,7 @@ impl Shared {
             self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
         }
         let refused = state.channel.as_ref().is_some_and(Channel::is_refused);
-        let must_poll = state.channel.as_ref().is_some_and(Channel::must_poll);
+        let must_poll = state.must_poll();
         drop(state);
         if refused {
             // What another channel occupies may be free, and nobody has looked.
@@ -294,10 +294,6 @@ impl Shared {
     /// Whether it was closed, here or by a fork.
     pub fn is_closed(&self) -> bool {
         self.lock().map_or(true, |state| state.closing || state.channel.is_none())
-    }
-
-    fn must_poll(&self) -> bool {
-        self.lock().is_ok_and(|state| state.channel.as_ref().is_some_and(Channel::must_poll))
     }
 
     fn sit<W: Waiter>(&self, seat: &Arc<Seat>, tickets: &[Arc<Ticket>], waiter: &mut W) -> Result<(), W::Error> {
@@ -324,6 +320,11 @@ impl Shared {
 impl State {
     fn channel(&mut self) -> Result<&mut Channel> {
         self.channel.as_mut().ok_or_else(closed)
+    }
+
+    /// Whether not all completions are told of.
+    fn must_poll(&self) -> bool {
+        self.channel.as_ref().is_some_and(Channel::must_poll)
     }
 
     /// The channel, if it takes requests.

@@ -25,6 +25,7 @@ mod registers;
 mod requester;
 mod signal;
 mod space;
+mod starvation;
 mod timers;
 mod timing;
 mod trace;

@@ -44,7 +44,11 @@ impl Shared {
         let (mut before, mut heard) = (None, Heard::default());
         loop {
             if before.is_none() || heard.of_more(self.interrupts()) {
-                heard = Heard { polls: self.must_poll(), count: self.interrupts(), steps: 0 };
+                heard = Heard {
+                    polls: self.lock().is_ok_and(|state| state.must_poll()),
+                    count: self.interrupts(),
+                    steps: 0,
+                };
                 before = Some(self.seek(tickets).map_err(|error| waiter.error(error))?);
             }
             waiter.reaped(&mut || {})?;

@@ -30,28 +30,32 @@ impl Shared {
         if let Some(outcome) = self.wait(ticket, &seat, timeout, &mut waiter)? {
             return Ok(outcome);
         }
+        let obstacle = self.obstacle();
         self.cancel(ticket, Status::TimedOut);
         self.settle(slice::from_ref(ticket), grace);
         match ticket.outcome() {
             Some(outcome) if outcome.status != Status::TimedOut => Ok(outcome),
-            _ => Err(self.timed_out(ticket, timeout)),
+            _ => Err(self.timed_out(ticket, timeout, obstacle)),
         }
     }
 
-    /// The error of a wait that `timeout` ended.
-    pub fn timed_out(&self, ticket: &Ticket, timeout: Option<Duration>) -> Error {
+    /// What is in the way of its transfers, where no longer wait would help: to be asked before they are given up.
+    pub fn obstacle(&self) -> Option<String> {
+        self.lock().ok()?.channel.as_ref()?.engine().obstacle(self.index)
+    }
+
+    /// The error of a wait that `timeout` ended, while an [obstacle](Shared::obstacle) was in the way.
+    pub fn timed_out(&self, ticket: &Ticket, timeout: Option<Duration>, obstacle: Option<String>) -> Error {
         let (id, len, index) = (ticket.id(), ticket.len(), self.index);
-        Error::TimedOut(match timeout {
-            Some(timeout) => format!(
-                "transfer {id} of {len} bytes on channel {index} took longer than {} s and was given up; wait longer, or look at \
-                 the channel's statistics for what it hangs on",
-                timeout.as_secs_f64()
+        let (what, advice) = match timeout {
+            Some(timeout) => (
+                format!("took longer than {} s and was given up", timeout.as_secs_f64()),
+                "; wait longer, or look at the channel's statistics for what it hangs on",
             ),
-            None => format!(
-                "transfer {id} of {len} bytes on channel {index} will never end: the machine has nothing left to do; it was given \
-                 up"
-            ),
-        })
+            None => ("will never end: the machine has nothing left to do; it was given up".into(), ""),
+        };
+        let advice = obstacle.map_or(advice.into(), |obstacle| format!("; {obstacle}"));
+        Error::TimedOut(format!("transfer {id} of {len} bytes on channel {index} {what}{advice}"))
     }
 }
 

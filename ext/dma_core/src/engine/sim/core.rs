@@ -18,11 +18,12 @@ use super::worker::Step;
 /// The machine's state, under its lock.
 #[derive(Debug)]
 pub(super) struct Core {
-    /// The most bytes of one transaction, and of one that nobody can look into: nobody else asks for the bus, and nothing but the
-    /// end of all is waited for. What it takes is the same, or it is not done.
+    /// The most bytes of one transaction.
     pub burst: u64,
+    /// The same of one that nobody can look into: nobody else asks for the bus, and nothing but the end of all is waited for. It takes
+    /// what its parts would, unless `cuts_count`.
     pub whole: u64,
-    /// It would not be: each burst is a transaction with costs of its own, or whole cycles of a memory that is slower than the bus.
+    /// Each part has costs of its own: it is a transaction, or takes whole cycles of a memory that is slower than the bus.
     pub cuts_count: bool,
     pub now: u64,
     pub options: MachineOptions,
@@ -129,9 +130,8 @@ impl Core {
         channel: Option<u16>,
         mut work: impl FnMut(&mut Requester, &mut Bus<'_>),
     ) {
-        let Core { now, seats, buses, faults, trace, timers, handlers, options, .. } = self;
-        let (now, timing) = (*now, &options.timing);
-        let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers };
+        let (seats, buses, mut bus) = self.parts();
+        let now = bus.now;
         for (index, seat) in seats.iter_mut().enumerate() {
             if seat.controller.is_of(device, channel) {
                 let before = seat.controller.next_len(u64::MAX);
@@ -145,6 +145,13 @@ impl Core {
         }
     }
 
+    /// Its channels, the buses, and what a channel needs where it has no bus: for what software or a timer has it do now.
+    fn parts(&mut self) -> (&mut [Seat], &mut [Arbiter], Bus<'_>) {
+        let Core { now, seats, buses, faults, trace, timers, handlers, options, .. } = self;
+        let (now, timing) = (*now, &options.timing);
+        (seats, buses, Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers })
+    }
+
     /// How each master has fared so far; who waits for a bus has done so until now.
     pub(super) fn masters(&self) -> Vec<((u32, Option<u16>), MasterStats)> {
         let waits = |(index, seat): (usize, &Seat)| {
@@ -156,6 +163,19 @@ impl Core {
             (seat.controller.place(), stats)
         };
         self.seats.iter().enumerate().map(waits).collect()
+    }
+
+    /// Lets the CPU do what it wants the bus for before `cycle`, which is about now, where it is known how it fares: beside a
+    /// transaction, or between two parts of a block, it is not before that is over.
+    pub(super) fn catch_up(&mut self, cycle: u64) {
+        let Some(last) = cycle.checked_sub(1) else { return };
+        let idle = self.buses.iter().all(|bus| bus.current.is_none());
+        let goes_on = |seat: &Seat| seat.controller.mode() == Mode::Burst && seat.controller.goes_on();
+        let goes_on = self.seats.iter().any(goes_on);
+        if let Some(cpu) = self.cpu.as_mut().filter(|cpu| idle && !(goes_on && cpu.is_held(self.now))) {
+            let shared = !self.options.timing.links;
+            cpu.run_until(last, self.trace.as_mut().filter(|_| shared).map(|record| &mut record.runs));
+        }
     }
 
     /// Notes who asks for a bus from now on.
@@ -201,7 +221,7 @@ impl Core {
     }
 
     /// When something is due that is no transaction.
-    fn alarm(&mut self) -> Option<u64> {
+    pub(super) fn alarm(&mut self) -> Option<u64> {
         let Core { timers, seats, handlers, .. } = self;
         let waits = |cycle, master| {
             seats.iter().any(|seat| seat.controller.master() == master && seat.controller.due() == Some(cycle))
@@ -211,15 +231,13 @@ impl Core {
     }
 
     /// Lets happen what is due at `alarm` and no transaction: a handler, or what a timer was for.
-    fn ring(&mut self, alarm: u64) {
+    pub(super) fn ring(&mut self, alarm: u64) {
         self.now = self.now.max(alarm);
-        let Core { now, seats, faults, trace, timers, handlers, options, .. } = self;
-        let (now, timing) = (*now, &options.timing);
-        let handled = handlers.serve(now);
-        let master = handled.map(|handled| handled.master).or_else(|| timers.pop());
+        let handled = self.handlers.serve(self.now);
+        let master = handled.map(|handled| handled.master).or_else(|| self.timers.pop());
         let Some((device, channel)) = master else { return };
+        let (seats, _, mut bus) = self.parts();
         let Some(seat) = seats.iter_mut().find(|seat| seat.controller.is_of(device, Some(channel))) else { return };
-        let mut bus = Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers };
         match handled {
             Some(handled) => seat.controller.handled(handled, &mut bus),
             None => seat.controller.tell(&mut bus),
@@ -246,13 +264,9 @@ impl Core {
         // On links others take turns at memory, between two bursts.
         let counts = *cuts_count || options.timing.links && (cpu.is_some() || buses.len() > 1);
         let alone = if watched || trace.is_some() || counts { *burst } else { *whole };
-        // What waits for a gap that the CPU never leaves does not ask.
-        let full = |requester: &Requester| {
-            let leaves_room = |cpu: &Cpu| cpu.leaves_room(&timing(requester, &options.timing), memory);
-            requester.mode() == Mode::Transparent && !cpu.as_ref().is_none_or(leaves_room)
-        };
         let asking = seats.iter_mut().enumerate().filter_map(|(index, seat)| {
-            let asks = seat.bus == bus && seat.asks(*now) && !full(&seat.controller);
+            let in_vain = |seat: &Seat| waits_in_vain(&seat.controller, cpu.as_ref(), &options.timing, memory);
+            let asks = seat.bus == bus && seat.asks(*now) && !in_vain(seat);
             asks.then(|| (index, seat.controller.goes_on()))
         });
         let Grant { index, most, is_alone } =
@@ -318,11 +332,15 @@ impl Core {
             (None, Some((master, runs))) => runs.push(Run::once(Some(master), begin, end)),
             (None, None) => {}
         }
-        let Core { faults, trace, timers, handlers, options, .. } = self;
-        let timing = &options.timing;
-        let mut bus = Bus { now: end, len, asked, begin, waits, faults, trace, timing, timers, handlers };
-        seat.controller.transact(&mut bus);
+        let (seats, _, bus) = self.parts();
+        seats[index].controller.transact(&mut Bus { len, asked, begin, waits, ..bus });
     }
+}
+
+/// Whether it waits for a gap that the CPU never leaves, and so does not ask.
+pub(super) fn waits_in_vain(requester: &Requester, cpu: Option<&Cpu>, bus: &Timing, memory: &Memory) -> bool {
+    let leaves_room = |cpu: &Cpu| cpu.leaves_room(&timing(requester, bus), memory);
+    requester.mode() == Mode::Transparent && !cpu.is_none_or(leaves_room)
 }
 
 /// What the next transaction of a master costs.

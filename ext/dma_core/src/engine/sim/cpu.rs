@@ -3,6 +3,8 @@
 //! The CPU accesses memory, a cache line at a time, computes for a while, and does so again. An access that finds the bus taken stalls
 //! it. Nothing is done cycle by cycle: what happens between two transactions of a channel follows from when the CPU wants the bus next.
 
+use std::mem;
+
 use super::memory::Memory;
 use super::timing::Timing;
 use super::trace::{Master, Run};
@@ -109,6 +111,18 @@ impl Cpu {
     /// Whether a channel has had the bus until `now`: what goes on where it left off need not give it away.
     pub(super) fn is_held(&self, now: u64) -> bool {
         self.held == now
+    }
+
+    /// It moves words by itself from `now` on, or from when its access is over: when that is, and in how many cycles it wanted the bus
+    /// for anything else, which [`Cpu::resume`] takes.
+    pub(super) fn pause(&mut self, now: u64, log: Option<&mut Vec<Run>>) -> (u64, u64) {
+        let start = self.run_until(now, log);
+        (start, mem::replace(&mut self.next, u64::MAX).saturating_sub(start))
+    }
+
+    /// It has moved all words by `now`.
+    pub(super) fn resume(&mut self, now: u64, left: u64) {
+        self.next = now.saturating_add(left);
     }
 
     /// Lets the CPU have the bus for all that it wanted it for by `now`; when it is free again.

@@ -202,14 +202,10 @@ impl Device {
     /// [`Error::Argument`] for what cannot be, [`Error::Unsupported`] for an 8237.
     pub fn coalesce(&self, channel: u16, coalesce: Coalesce) -> Result<()> {
         coalesce.check()?;
-        match self.is_isa() {
-            true if coalesce == Coalesce::NONE => return Ok(()),
-            true => {
-                let reason =
-                    "a card interrupts when its channel has moved what it was programmed for; coalesce: is for others";
-                return Err(Error::Unsupported(reason.into()));
-            }
-            false => {}
+        if self.is_isa() {
+            let reason =
+                "a card interrupts when its channel has moved what it was programmed for; coalesce: is for others";
+            return if coalesce == Coalesce::NONE { Ok(()) } else { Err(Error::Unsupported(reason.into())) };
         }
         self.with_controller(channel, |controller, bus| controller.coalesce(coalesce, bus));
         self.machine.wake();
@@ -304,10 +300,9 @@ impl Engine for Device {
 
     fn channel_limits(&self, index: u16) -> Limits {
         let limits = self.limits();
-        if self.is_isa() {
-            IsaQueue::limits(index, limits)
-        } else {
-            limits
+        match self.is_isa() {
+            true => IsaQueue::limits(index, limits),
+            false => limits,
         }
     }
 
@@ -360,6 +355,10 @@ impl Engine for Device {
     fn reset(&self) -> Result<()> {
         Device::reset(self);
         Ok(())
+    }
+
+    fn obstacle(&self, index: u16) -> Option<String> {
+        self.machine.starvation(self.number(), index)
     }
 
     fn clock(&self) -> Option<Arc<dyn ManualClock>> {

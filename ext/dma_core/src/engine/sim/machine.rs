@@ -9,8 +9,8 @@ use std::thread;
 use super::access::Addresses;
 use super::arbiter::{Arbiter, Arbitration, MasterStats};
 use super::controller::{Bus, Controller};
-use super::core::{Core, Seat};
-use super::cpu::{Cpu, CpuStats, Mode};
+use super::core::Core;
+use super::cpu::{Cpu, CpuStats};
 use super::faults::{Fault, Faults};
 use super::handler::{Handlers, InterruptCost};
 use super::isa::Isa;
@@ -110,7 +110,7 @@ pub struct MachineStats {
     /// What each channel got, in the order of devices and channels, by their numbers; `None`: the 8237s of a device, which are one
     /// master.
     pub masters: Vec<((u32, Option<u16>), MasterStats)>,
-    /// Interrupts that the CPU has handled, and cycles that it spent on them, to the end of the last.
+    /// Interrupts that the CPU has handled, or is handling, and cycles that it has spent on them.
     pub interrupts: u64,
     /// See [`MachineStats::interrupts`].
     pub interrupt_cycles: u64,
@@ -251,6 +251,11 @@ impl Machine {
         self.worker.with(work)
     }
 
+    /// What keeps a channel from the bus for ever, if anything does.
+    pub(super) fn starvation(&self, device: u32, channel: u16) -> Option<String> {
+        self.with(|core| core.starvation(device, channel))
+    }
+
     /// Somebody rang a doorbell.
     pub(super) fn wake(&self) {
         match self.options.clock {
@@ -277,20 +282,13 @@ impl Machine {
     /// What happened on the bus so far.
     pub fn stats(&self) -> MachineStats {
         self.with(|core| {
-            let Core { now, dma_cycles, mut cpu, .. } = *core;
-            let idle = core.buses.iter().all(|bus| bus.current.is_none());
-            let goes_on = core
-                .seats
-                .iter()
-                .any(|Seat { controller, .. }| controller.mode() == Mode::Burst && controller.goes_on());
-            // Beside a transaction it is not known how the CPU fares before that is over, nor between two parts of a block.
-            if let Some(cpu) = cpu.as_mut().filter(|cpu| idle && !(goes_on && cpu.is_held(now))) {
-                cpu.run_until(now, None);
-            }
+            // An access that begins now is one.
+            core.catch_up(core.now.saturating_add(1));
+            let Core { now, dma_cycles, cpu, .. } = *core;
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
             let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
             let masters = core.masters();
-            let (interrupts, interrupt_cycles) = core.handlers.stats();
+            let (interrupts, interrupt_cycles) = core.handlers.stats(now);
             MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters, interrupts, interrupt_cycles }
         })
     }
@@ -303,6 +301,7 @@ impl Machine {
         self.with(|core| match core.trace {
             Some(_) => Err(Error::Busy("this machine is being traced already; take one trace after the other".into())),
             None => {
+                core.catch_up(core.now);
                 core.trace = Some(Record::default());
                 Ok(())
             }
@@ -311,7 +310,14 @@ impl Machine {
 
     /// What happened since [`Machine::start_trace`].
     pub fn take_trace(&self) -> Record {
-        self.with(|core| core.trace.take().unwrap_or_default())
+        let record = self.with(|core| {
+            core.catch_up(core.now);
+            core.trace.take()
+        });
+        let mut record = record.unwrap_or_default();
+        // A handler is written down when it looks, and ends later.
+        record.events.sort_by_key(|event| event.cycle);
+        record
     }
 
     /// Lets `cycles` pass, with all transactions that end by then.

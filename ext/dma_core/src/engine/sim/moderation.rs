@@ -73,10 +73,10 @@ impl Coalesce {
     pub(super) fn check(&self) -> Result<()> {
         match *self {
             Coalesce::Fixed { count: 0, .. } => {
-                Err(Error::Argument("count: 0 completions are none to tell of; give 1 or more".into()))
+                Err(Error::Argument("coalesce: count: 0 completions are none to tell of; give 1 or more".into()))
             }
             Coalesce::Fixed { time, .. } if time > LONGEST => Err(Error::Argument(format!(
-                "time: {} s is longer than 1 s, for which completions are held back at most",
+                "coalesce: time: {} s is longer than 1 s, for which completions are held back at most",
                 time as f64 / 1e9
             ))),
             _ => Ok(()),

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 
 use super::core::Core;
 use super::device::Device;
+use super::trace::Run;
 use crate::error::{Error, Result};
 
 /// Bytes that one instruction moves.
@@ -64,7 +65,7 @@ impl Device {
 }
 
 impl Core {
-    /// Lets the CPU carry out `count` operations of `cycles` each.
+    /// Lets the CPU carry out `count` operations of `cycles` each. What it does otherwise, it goes on with behind them.
     pub(super) fn operate(&mut self, count: u64, cycles: u64) {
         self.operations += count;
         if self.options.timing.links {
@@ -73,15 +74,50 @@ impl Core {
             while self.transact(Some(until)) {}
             return;
         }
-        for left in (1..=count).rev() {
-            let Some(end) = self.next_end() else {
-                let until = self.now.saturating_add(left.saturating_mul(cycles));
-                while self.transact(Some(until)) {}
-                return;
+        let (mut left, mut paused) = (count, None);
+        while left > 0 {
+            let others = self.next_end();
+            if let Some(end) = others {
+                // Timers before it take nothing of the bus.
+                while self.now < end && self.transact(Some(end)) {}
+            }
+            paused = paused.or_else(|| self.pause());
+            let words = match (others, self.alarm()) {
+                (Some(_), _) => 1,
+                // Whoever hears of that may ask for the bus.
+                (None, Some(alarm)) => alarm.saturating_sub(self.now).div_ceil(cycles).clamp(1, left),
+                (None, None) => left,
             };
-            // Timers before it take nothing of the bus.
-            while self.now < end && self.transact(Some(end)) {}
-            self.now = self.now.saturating_add(cycles);
+            self.move_words(words, cycles);
+            left -= words;
         }
+        if let (Some(cpu), Some(wanted)) = (&mut self.cpu, paused) {
+            cpu.resume(self.now, wanted);
+        }
+    }
+
+    /// Has the CPU do nothing but move words; see [`Cpu::pause`](super::cpu::Cpu::pause).
+    fn pause(&mut self) -> Option<u64> {
+        let runs = self.trace.as_mut().map(|record| &mut record.runs);
+        let (start, wanted) = self.cpu.as_mut()?.pause(self.now, runs);
+        self.pass(start);
+        Some(wanted)
+    }
+
+    /// Words of the CPU, one behind the other.
+    fn move_words(&mut self, count: u64, cycles: u64) {
+        let begin = self.now;
+        if let Some(record) = &mut self.trace {
+            record.runs.push(Run { master: None, begin, len: cycles, period: cycles, count });
+        }
+        self.pass(begin.saturating_add(count.saturating_mul(cycles)));
+    }
+
+    /// Lets time pass in which nobody else has the bus.
+    fn pass(&mut self, until: u64) {
+        while let Some(alarm) = self.alarm().filter(|alarm| *alarm <= until) {
+            self.ring(alarm);
+        }
+        self.now = self.now.max(until);
     }
 }

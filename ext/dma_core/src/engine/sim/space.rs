@@ -17,10 +17,10 @@ const FIRST: u64 = 1;
 const BUS_BITS: u32 = 48;
 
 const FULL: &str =
-    "no bus addresses are left for them; let transfers end, map less at once, or give the device more address bits";
+    "no bus addresses are left for them; let transfers end, map less at once, or use a device with more address bits";
 const OUT_OF_REACH: &str = "a device with more address bits uses the same memory, at a physical address past these; \
                             map it for this device first, or give the machine an IOMMU";
-const MAPPED: &str = "it is mapped already, in pieces or out of reach; take that mapping away first";
+const MAPPED: &str = "it is mapped already, in pieces, across a boundary or out of reach; take that mapping away first";
 
 /// What the devices of a machine see of host memory: the bytes that are mapped, at their bus addresses, and nothing
 /// else.
@@ -112,7 +112,14 @@ impl Space {
         }
         let (host, len) = (span.address() as u64, span.len() as u64);
         let limit = 1 << address_bits.min(BUS_BITS).saturating_sub(PAGE.ilog2());
-        let id = self.last_id + 1;
+        let (room, id) = ((limit - FIRST) * PAGE, self.last_id + 1);
+        let refuse = |reason: &str| {
+            let context = format!("cannot map {len} bytes for a device with {address_bits} address bits: {reason}");
+            Error::os(Errno::ENOSPC, context)
+        };
+        if boundary.is_some() && pages(host, len).count() as u64 * PAGE > room {
+            return Err(refuse(&format!("it reaches {room} bytes in one piece; map less of them at once")));
+        }
         let pieces = match &mut self.kind {
             Kind::Iommu(iommu) => iommu.map(id, host, len, access, limit).map(|bus| vec![(bus, len)]).ok_or(FULL),
             Kind::Physical(physical) => {
@@ -120,10 +127,7 @@ impl Space {
                 reserved.and_then(|()| physical.map(id, host, len, limit))
             }
         }
-        .map_err(|reason| {
-            let context = format!("cannot map {len} bytes for a device with {address_bits} address bits: {reason}");
-            Error::os(Errno::ENOSPC, context)
-        })?;
+        .map_err(refuse)?;
         self.last_id = id;
         self.held.insert(id, Held { span, first: pieces[0].0 });
         Ok((id, pieces))

@@ -82,6 +82,11 @@ impl Timing {
         PRESETS.iter().find(|(other, _)| *other == name).map(|(_, timing)| *timing)
     }
 
+    /// Its name, if it is a preset.
+    pub fn name(&self) -> Option<&'static str> {
+        PRESETS.iter().find(|(_, preset)| preset == self).map(|(name, _)| *name)
+    }
+
     /// Every preset's name.
     pub fn names() -> Vec<&'static str> {
         PRESETS.iter().map(|(name, _)| *name).collect()

@@ -86,17 +86,17 @@ impl Run {
 
     fn tenures(&self, from: u64, to: u64) -> impl Iterator<Item = Tenure> {
         let Run { master, begin, len, period, count } = *self;
-        let first = from.saturating_sub(begin + len) / period;
-        let tenures = (first..count).map(move |index| begin + index * period);
-        let tenures = tenures.take_while(move |begin| *begin < to).filter(move |begin| begin + len > from);
-        tenures.map(move |begin| Tenure { master, begin, end: begin + len })
+        let first = from.saturating_sub(begin.saturating_add(len)) / period;
+        let tenures = (first..count).map(move |index| begin.saturating_add(index.saturating_mul(period)));
+        let tenures = tenures.map(move |begin| Tenure { master, begin, end: begin.saturating_add(len) });
+        tenures.take_while(move |tenure| tenure.begin < to).filter(move |tenure| tenure.end > from)
     }
 }
 
 /// What was written down of a machine.
 #[derive(Debug, Clone, Default)]
 pub struct Record {
-    /// Every transaction, in the order in which they ended.
+    /// Every transaction and what else happened, in the order in which they ended.
     pub events: Vec<Event>,
     pub(super) runs: Vec<Run>,
 }

@@ -26,13 +26,25 @@ impl DeviceOptions {
         DeviceOptions { channels, address_bits, isa: true, ..DeviceOptions::default() }
     }
 
+    /// What is as the controllers have it.
+    fn fixed(&self) -> [(&'static str, u64); 5] {
+        let DeviceOptions { channels, alignment, address_bits, max_segments, prefetch, .. } = *self;
+        [
+            ("channels", channels.into()),
+            ("alignment", alignment),
+            ("address_bits", address_bits.into()),
+            ("max_segments", max_segments as u64),
+            ("prefetch", prefetch.into()),
+        ]
+    }
+
     pub(in crate::engine::sim) fn check_isa(&self) -> Result<()> {
-        let DeviceOptions { memory, ring_size, .. } = *self;
-        let theirs = DeviceOptions { memory, ring_size, ..DeviceOptions::isa() };
-        if *self != theirs {
+        let memory = self.memory;
+        let mut fixed = self.fixed().into_iter().zip(DeviceOptions::isa().fixed());
+        if let Some(((name, asked), (_, theirs))) = fixed.find(|(asked, theirs)| asked != theirs) {
             return Err(Error::Argument(format!(
-                "8237 controllers have {CHANNELS} channels, one of which is their cascade, and {ADDRESS_BITS} address bits, and the \
-                 driver splits what is in pieces; leave channels:, alignment:, address_bits:, max_segments: and prefetch: out"
+                "{name}: {asked} is not what 8237 controllers have, which is {theirs}: they have {CHANNELS} channels, one of them their \
+                 cascade, and {ADDRESS_BITS} address bits, and the driver splits what is in pieces; leave {name}: out"
             )));
         }
         if memory == 0 || memory > 1 << 32 {
