@@ -61,8 +61,8 @@ RSpec.describe DMA::File, "system calls" do
       mark
       buffers.each_with_index { |buffer, n| check(buffer, (20 + n) << 20) }
     RUBY
-    # What a wait needs is made by the first, which the others may do without that are under strace. Who takes its time at first has
-    # as much read ahead as there is memory for.
+    # What a wait needs is made by the first, which the others may do without that are under strace. Who takes its time
+    # at first has as much read ahead as there is memory for.
     "each_chunk" => <<~RUBY,
       file.read_into(DMA::Buffer.new(16 << 20), offset: 0)
       kept = []
