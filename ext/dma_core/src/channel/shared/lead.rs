@@ -13,7 +13,11 @@ impl Shared {
     /// [`Shared::kick`] by whoever leads.
     pub fn lead(&self) -> Result<()> {
         let mut state = self.lock()?;
-        state.open()?.kick();
+        // Nothing begins while the channel is being closed, but what there is still ends.
+        if let Ok(channel) = state.open() {
+            channel.kick();
+        }
+        state.channel()?;
         state.led(State::spin)
     }
 
@@ -44,7 +48,8 @@ impl Shared {
         let watch = state.channel.as_mut().and_then(Channel::watch);
         drop(state);
         let Some(watch) = watch else {
-            return self.progress().is_ok() && sys::wait_readable(self.event(), timeout);
+            // A channel that was closed meanwhile has ended all.
+            return self.progress().is_err() || sys::wait_readable(self.event(), timeout);
         };
         let woken = watch.wait(timeout);
         if let Ok(mut state) = self.lock() {
