@@ -46,7 +46,7 @@ module DMA
     #   # @return [Boolean] whether aligned requests go past the page cache
     #   # @raise [ClosedError]
     #   def direct?; end
-    #   # @return [Boolean]
+    #   # @return [Boolean] whether it is, or belongs to the parent of this process
     #   def closed?; end
 
     # @return [String] the path it was opened by

@@ -114,7 +114,7 @@ module DMA
       private
 
       def writable
-        raise ClosedError, "#{path} was closed" if closed?
+        native_check
         return if @mode.writable?
 
         raise IOError, "#{path} is not opened for writing; open it with \"r+\", \"w\" or \"w+\""
