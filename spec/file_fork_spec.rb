@@ -43,9 +43,9 @@ RSpec.describe DMA::File, "and fork" do
 
       it "serves the child nothing that was read ahead, by no method, and closes it there as the parent's" do
         calls = [
-          [:gets], [:read, 10], [:read], [:read, 70_000], [:pread, 10, 0], [:getc], [:getbyte], [:readpartial, 10], [:eof?],
-          [:ungetc, "a"], [:readlines], [:sysread, 1], [:pos], [:seek, 0], [:rewind], [:lineno], [:to_io], [:fileno],
-          [:size], [:direct?], [:alignment], [:fsync]
+          [:gets], [:read, 10], [:read], [:read, 70_000], [:pread, 10, 0], [:getc], [:getbyte], [:readpartial, 10],
+          [:eof?], [:ungetc, "a"], [:readlines], [:sysread, 1], [:pos], [:seek, 0], [:rewind], [:lineno], [:to_io],
+          [:fileno], [:size], [:direct?], [:alignment], [:fsync]
         ]
         open_file(engine) do |file|
           file.gets
