@@ -177,9 +177,13 @@ module DMA
     # @yieldparam offset [Integer] of the range
     # @return [self, Enumerator]
     # @raise [ArgumentError] for what is no range, before anything is read
+    # @raise [TypeError] for what has no ranges
     # @raise [SystemCallError] after all ranges that can be read have been passed: with offset and length of the first
     #   that cannot, in the order of the file, and how many more there are
     def read_many(ranges, depth: @depth, &block)
+      unless ranges.is_a?(Enumerable)
+        raise TypeError, "#{ranges.inspect} is no Enumerable of ranges, each of them [offset, length]"
+      end
       return enum_for(:read_many, ranges, depth: depth) unless block
 
       readable

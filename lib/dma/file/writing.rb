@@ -90,6 +90,14 @@ module DMA
         nil
       end
 
+      # As IO#putc.
+      # @param object [String, Integer] its first character is written, or one byte
+      # @return [String, Integer] what was given
+      def putc(object)
+        write(object.is_a?(String) ? object[0, 1] : [object].pack("C"))
+        object
+      end
+
       # As IO#printf.
       # @return [nil]
       def printf(*arguments)
