@@ -179,7 +179,7 @@ impl File {
     }
 }
 
-/// Raises what stopped a transfer, with what is safe.
+/// Raises what stopped a transfer, with what was done.
 fn check(
     ruby: &Ruby,
     file: &CoreFile,
@@ -190,8 +190,11 @@ fn check(
 ) -> Result<(), Error> {
     let Some(errno) = error else { return Ok(()) };
     let (at, left) = (offset + done as u64, len - done);
-    let verb = if direction == Direction::FromDevice { "read" } else { "write" };
-    let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes are safe) of");
+    let (verb, state) = match direction {
+        Direction::FromDevice => ("read", "were read"),
+        Direction::ToDevice => ("write", "are safe"),
+    };
+    let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes {state}) of");
     Err(raise(ruby, &file.error(errno, &what)))
 }
 
