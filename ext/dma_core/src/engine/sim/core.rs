@@ -252,8 +252,11 @@ impl Core {
             if self.buses[bus].current.is_none() {
                 self.buses[bus].current = self.arbitrate(bus, watched);
             }
-            let ends = self.buses[bus].current.as_ref().map(|current| (current.end, bus));
-            first = first.into_iter().chain(ends).min();
+            if let Some(Current { end, .. }) = self.buses[bus].current {
+                if first.is_none_or(|(earliest, _)| end < earliest) {
+                    first = Some((end, bus));
+                }
+            }
         }
         first
     }
