@@ -63,6 +63,12 @@ pub fn duration(seconds: f64) -> Duration {
 
 /// Whether a Fiber scheduler runs this fiber.
 pub fn scheduled() -> bool {
+    scheduler().is_some()
+}
+
+/// The Fiber scheduler that runs this fiber, if one does.
+pub fn scheduler() -> Option<Value> {
     // SAFETY: called with the GVL, by a Ruby thread.
-    unsafe { Value::from_raw(rb_sys::rb_fiber_scheduler_current()) }.to_bool()
+    let scheduler = unsafe { Value::from_raw(rb_sys::rb_fiber_scheduler_current()) };
+    scheduler.to_bool().then_some(scheduler)
 }
