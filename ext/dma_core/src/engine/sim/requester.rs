@@ -117,6 +117,21 @@ impl Requester {
         }
     }
 
+    /// Bytes of each transfer of a run that is carried out in parts, where somebody looks into it; `None`: it is not.
+    pub(super) fn piece(&self) -> Option<u64> {
+        match self {
+            Requester::Ring(_) => None,
+            Requester::Isa(isa) => isa.piece(),
+        }
+    }
+
+    /// It was granted the bus for its next transaction.
+    pub(super) fn begin(&mut self) {
+        if let Requester::Isa(isa) = self {
+            isa.begin_run();
+        }
+    }
+
     /// Carries the next transaction out.
     pub(super) fn transact(&mut self, bus: &mut Bus<'_>) {
         match self {
