@@ -41,6 +41,32 @@ RSpec.describe "faults of a simulated machine" do
     expect([transfer.status, channel.stats[:interrupts]]).to eq [:complete, 0]
   end
 
+  it "lost_interrupt: whoever waits finds out when nothing more happens, and counts it" do
+    %i[ring isa].each do |controller|
+      sim = DMA::Sim.new(clock: :manual)
+      device = sim.device(controller: controller)
+      sim.inject(:lost_interrupt)
+      lost = device.write_dma("a" * 100)
+      device.write_dma("b" * 10_000, channel: 1)
+      expect(lost.wait.status).to eq :complete
+      expect([device.channel.stats[:lost_interrupts], device.channel(1).stats[:lost_interrupts]]).to eq [1, 0]
+      expect([device.stats[:lost_interrupts], sim.run_until_idle]).to eq [1, 0]
+      expect([device.write_dma("c").wait.status, device.stats[:lost_interrupts]]).to eq [:complete, 1]
+    end
+  end
+
+  it "lost_interrupt: at a timeout whoever waits looks as well, and an interrupt that is held back or masked is not lost" do
+    sim.inject(:lost_interrupt)
+    expect(channel.submit(source: buffer, destination: 0).wait(timeout: 1).status).to eq :complete
+    expect([sim.time, channel.stats[:lost_interrupts]]).to eq [1.0, 1]
+    [{ coalesce: { time: 1e-3 } }, {}].each do |options|
+      device = sim.device(**options)
+      device.registers.write16(0x18, 0x4000) if options.empty?
+      expect(device.write_dma("x").wait(timeout: 1e-4).status).to eq :complete
+      expect(device.stats[:lost_interrupts]).to eq 0
+    end
+  end
+
   it "hang: the transfer and what comes behind it wait until it is given up" do
     sim.inject(:hang)
     hung, behind = Array.new(2) { |n| channel.submit(source: buffer, destination: 1000 * n) }

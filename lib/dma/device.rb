@@ -309,7 +309,9 @@ module DMA
     end
 
     # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
-    # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
+    # each ended; `:lost_interrupts` are transfers that a wait found ended though no interrupt had told of them, when none
+    # had come for a while, or, on a machine with a manual clock, nothing was left to happen before its timeout; polling
+    # counts none; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
     # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
     # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of
     # software, `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`,

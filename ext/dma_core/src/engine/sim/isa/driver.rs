@@ -316,7 +316,7 @@ impl Isa {
             self.board.note(bus, channel, if is_quiet { What::LostInterrupt } else { What::Interrupt }, 0, 0);
         }
         if interrupts && !is_quiet {
-            self.board.ports[channel].interrupt.raise();
+            self.board.ports[channel].raise();
         }
     }
 
