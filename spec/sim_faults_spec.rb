@@ -55,7 +55,7 @@ RSpec.describe "faults of a simulated machine" do
     end
   end
 
-  it "lost_interrupt: at a timeout whoever waits looks as well, and an interrupt that is held back or masked is not lost" do
+  it "lost_interrupt: at a timeout too, but not where the interrupt is held back or masked" do
     sim.inject(:lost_interrupt)
     expect(channel.submit(source: buffer, destination: 0).wait(timeout: 1).status).to eq :complete
     expect([sim.time, channel.stats[:lost_interrupts]]).to eq [1.0, 1]
@@ -161,6 +161,16 @@ RSpec.describe "faults of a simulated machine" do
     expect { sim.inject(:hang, count: 0) }.to raise_error(ArgumentError, /count/)
     expect { sim.inject(:hang, count: "x") }.to raise_error(ArgumentError, /count/)
     expect { sim.inject(:hang, descriptor: 1, address: 2) }.to raise_error(ArgumentError, /one of/)
+    expect { sim.inject(:hang, address: 0) && sim.inject(:hang, channel: 0) }.to raise_error(ArgumentError, /no device/)
+    sim.clear_faults
+    { { device: 7 } => /device: 7.*device 0 with channels 0 to 3\z/, { channel: 99 } => /channel: 99 .* any device/,
+      { address: 1 << 48 } => /below 0x1000000000000/ }.each do |place, reason|
+      device
+      expect { sim.inject(:hang, **place) }.to raise_error(ArgumentError, reason)
+    end
+    sim.device(controller: :isa)
+    expect { sim.inject(:hang, device: 1, channel: 4) }.to raise_error(ArgumentError, /device 1 with channels 0 to 3 and 5/)
+    expect { sim.inject(:hang, device: 1, address: 1 << 30) }.to raise_error(ArgumentError, /device 1 reaches/)
     expect { sim.inject(:hang, descriptor: -1) }.to raise_error(StandardError)
     expect(statuses(3)).to all eq(:complete)
   end

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use super::Isa;
 use crate::engine::sim::controller::Bus;
 use crate::engine::sim::cpu::Mode;
+use crate::engine::sim::device::DeviceOptions;
 use crate::engine::sim::handler::Handled;
 use crate::engine::sim::isa::board::{Board, Costs, CHANNELS};
+use crate::engine::sim::isa::cascade::CASCADE;
 use crate::engine::sim::port::{Common, Port, INTERRUPT};
 use crate::engine::sim::timing::Timing;
 use crate::engine::sim::trace::Master;
@@ -30,6 +32,16 @@ impl Isa {
         let Costs { port_reads, port_writes, .. } = self.board.costs;
         let interrupts: u64 = self.board.ports.iter().map(|port| port.interrupts.load(Relaxed)).sum();
         port_reads + port_writes + interrupts * INTERRUPT + self.stats.bounced_bytes.load(Relaxed).div_ceil(8)
+    }
+
+    /// All of them but the cascade.
+    pub(in crate::engine::sim) fn channels() -> Vec<u16> {
+        (0..CHANNELS as u16).filter(|channel| *channel != CASCADE).collect()
+    }
+
+    /// What its device was made like.
+    pub(in crate::engine::sim) fn options(&self) -> &DeviceOptions {
+        &self.board.common.options
     }
 
     /// See [`Board::next_len`].
