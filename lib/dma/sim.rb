@@ -52,9 +52,10 @@ module DMA
       #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
       #   interrupt after the other
       # @return [Sim]
-      # @raise [ArgumentError] for what cannot be
+      # @raise [ArgumentError] for what cannot be, also an option of {#device}
       def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
-              memory_bandwidth: nil, interrupt_cost: nil)
+              memory_bandwidth: nil, interrupt_cost: nil, **others)
+        elsewhere(others, instance_method(:device), "Sim#device")
         boolean(iommu, "iommu")
         DMA.__send__(:natural, latency_timer, "latency_timer", 64) unless latency_timer.nil?
         memory_bandwidth = whole(memory_bandwidth, "memory_bandwidth", "bytes a second") unless memory_bandwidth.nil?
@@ -88,6 +89,15 @@ module DMA
       end
 
       private
+
+      # Refuses options that there are none of, and says of which method they are.
+      def elsewhere(others, method, name)
+        return if others.empty?
+
+        known = others.keys & method.parameters.filter_map { |kind, option| option if kind == :key }
+        hint = "; #{name} has #{known.join(":, ")}:" unless known.empty?
+        raise ArgumentError, "unknown keyword#{"s" if others.size > 1}: #{others.keys.map(&:inspect).join(", ")}#{hint}"
+      end
 
       # What a bus consists of.
       def timing(bus)
@@ -208,7 +218,9 @@ module DMA
     #   @return [Boolean]
 
     # @!method run_until_idle
-    #   Lets everything happen that can.
+    #   Lets everything happen that can, as long as no driver looks. What waits for its driver to look for completions
+    #   ({Channel#poll}, {Transfer#done?}, any wait) still waits: what is behind a fence, whether what comes before it
+    #   has failed or not, and what found no room in the ring.
     #   @return [Integer] how many cycles that took
     #   @raise [MisuseError] on a machine with a free clock
 
@@ -243,7 +255,8 @@ module DMA
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil)
+               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil, **others)
+      Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
       end
@@ -279,6 +292,8 @@ module DMA
     # @param channel [Integer, nil] nil: any
     # @param count [Integer, nil] how often; nil: once, or with a probability for ever
     # @return [self]
+    # @raise [ArgumentError] for a device or a channel that there is not, with those that there are, and for an address
+    #   that no device reaches
     def inject(kind, descriptor: nil, address: nil, probability: nil, device: nil, channel: nil, count: nil)
       unless count.nil? || (count.is_a?(Integer) && count.positive?)
         raise ArgumentError, "count: #{count.inspect} is not 1 or more"
