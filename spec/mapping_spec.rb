@@ -238,7 +238,7 @@ RSpec.describe DMA::Mapping do
     other = device.sim.device
     [other, DMA::Device.open(:sim)].each do |stranger|
       mapping = stranger.map(buffer)
-      expect { device.write_dma(mapping) }.to raise_error(DMA::MisuseError, /is of #{stranger.name}.*or give the buffer/)
+      expect { device.write_dma(mapping) }.to raise_error(DMA::MisuseError, /is of #{stranger.name}.* give the buffer/)
       expect { device.read_dma(into: mapping) }.to raise_error(DMA::MisuseError)
       expect(stranger.write_dma(mapping).wait.status).to eq :complete
     end
