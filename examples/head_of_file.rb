@@ -16,6 +16,9 @@ Sample.open((3 * MIB) + 5) do |path|
     abort "#{path} is empty" unless head
 
     puts "first #{head.bytesize} of #{file.size} bytes: sha256 #{Digest::SHA256.hexdigest(head)}"
-    puts "#{file.direct? ? "direct, blocks of #{file.alignment} bytes" : "through the page cache"}: #{file.stats}"
+    # What lies in the page cache already, as a sample that was just written, is read from there.
+    stats = file.stats
+    puts "#{stats[:direct_requests]} requests past the page cache, in blocks of #{file.alignment} bytes; " \
+         "#{stats[:buffered_requests]} through it, #{stats[:cached_requests]} of them because it had the bytes already"
   end
 end

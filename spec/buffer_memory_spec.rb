@@ -150,6 +150,19 @@ RSpec.describe DMA::Buffer do
         .and end_with("or use smaller ones; a buffer that no device needs can do with lock: :auto\n")
     end
 
+    it "past RLIMIT_MEMLOCK a mapping says how to raise it, and not that the device could do without" do
+      File.chmod(0o755, scratch)
+      output = unprivileged(<<~RUBY)
+        DMA::Device.open(:sim) do |device|
+          device.map(DMA::Buffer.new(1 << 20))
+        rescue DMA::LockLimitError => e
+          puts e.message
+        end
+      RUBY
+      expect(output).to match(/\Acannot lock 1048576 bytes: .* RLIMIT_MEMLOCK is 65536; raise the limit \(ulimit -l/)
+        .and end_with("or use smaller ones; a device uses locked memory only\n")
+    end
+
     it "is tried again after a GC where garbage holds the limit" do
       expect(unprivileged(<<~RUBY)).to eq("done\n")
         100.times { DMA::Buffer.new(16_384, lock: true) }

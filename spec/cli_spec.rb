@@ -83,17 +83,23 @@ RSpec.describe "the command line" do
   it "says bytes, seconds, rate, CPU seconds and path of each file in one line" do
     input = scratch_file("in", sample(5000))
     figures = "5000 bytes, N s, N GB/s, N CPU s, ".gsub("N", '\d+\.\d+')
-    expect(done("read", input)).to match(/\A#{input}: #{figures}(direct|buffered.*) \(alignment \d+\)\n\z/)
+    way = /(direct|buffered.*|from the page cache) \(alignment \d+\)/
+    expect(done("read", input)).to match(/\A#{input}: #{figures}#{way}\n\z/)
   end
 
   it "says the path that the requests really took" do
     input = scratch_file("in", sample(10_000))
     path, alignment = DMA::File.open(input) { |file| [file.direct? ? "direct" : "buffered", file.alignment] }
     # What was just written is in the page cache, and is read from there.
-    expect(done("read", input)).to match(/ CPU s, (#{path}|buffered).* \(alignment #{alignment}\)$/)
+    way = path == "direct" ? "(direct|from the page cache)" : "buffered.*"
+    expect(done("read", input)).to match(/ CPU s, #{way} \(alignment #{alignment}\)$/)
     # The kernel has no direct I/O for this one, and gives it no size either.
     expect(done("read", "/proc/cpuinfo"))
       .to match(/: [1-9]\d+ bytes, .* buffered after direct I.O was refused \(alignment 1\)$/)
+    cached = { direct_requests: 0, buffered_requests: 2, cached_requests: 2, fallbacks: 0 }
+    expect(DMA::CLI.new.__send__(:taken, cached, 512)).to eq("from the page cache (alignment 512)")
+    expect(DMA::CLI.new.__send__(:taken, cached.merge(direct_requests: 1), 512))
+      .to eq("mixed: 1 direct requests and 2 from the page cache (alignment 512)")
     both = DMA::CLI.new.__send__(:taken, { direct_requests: 7, buffered_requests: 2, fallbacks: 2 }, 512)
     expect(both).to eq("mixed: 7 direct requests and 2 buffered after direct I/O was refused (alignment 512)")
   end

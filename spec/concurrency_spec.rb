@@ -87,17 +87,51 @@ RSpec.describe "files among threads, fibers, Ractors and processes" do
     end
   end
 
-  it "ends a wait that the scheduler ends, as async does for with_timeout" do
+  it "ends a wait that with_timeout of async ends by async's own error, as sleep does, for all who wait" do
     pool = DMA::Pool.new(count: 1, size: 4096)
     pool.checkout do
       Async do |task|
-        expect { task.with_timeout(0.01) { pool.checkout } }.to raise_error(DMA::TimeoutError, /scheduler/)
+        expect { task.with_timeout(0.01) { pool.checkout } }.to raise_error(Async::TimeoutError, /scheduler/)
       end
     end
     DMA::File.open(fuse_file(size, hang: 0), direct: false) do |file|
       Async do |task|
-        expect { task.with_timeout(0.01) { file.pread(10, 0) } }.to raise_error(DMA::TimeoutError, /scheduler/)
+        expect { task.with_timeout(0.01) { file.pread(10, 0) } }.to raise_error(Async::TimeoutError, /scheduler/)
+        expect { task.with_timeout(0.01, KeyError) { file.pread(10, 0) } }.to raise_error(KeyError)
+        ends = Array.new(3) do
+          task.async do
+            task.with_timeout(0.01) { file.pread(10, 0) }
+          rescue StandardError => e
+            e.class
+          end
+        end
+        expect(ends.map(&:wait)).to eq([Async::TimeoutError] * 3)
       end
+      release_reads
+    end
+  end
+
+  it "says so by an error of its own where another scheduler ends a wait" do
+    scheduler = Class.new do
+      def io_wait(*) = false
+      def block(*) = nil
+      def unblock(*) = nil
+      def kernel_sleep(*) = nil
+      def close = nil
+      def fiber(&) = Fiber.new(blocking: false, &).tap(&:resume)
+    end
+    DMA::File.open(fuse_file(size, hang: 0), direct: false) do |file|
+      found = Thread.new do
+        Fiber.set_scheduler(scheduler.new)
+        error = nil
+        Fiber.schedule do
+          file.pread(10, 0)
+        rescue StandardError => e
+          error = e
+        end
+        error
+      end.value
+      expect([found.class, found.message]).to match([DMA::TimeoutError, /Fiber scheduler ended the wait before its/])
       release_reads
     end
   end

@@ -59,6 +59,9 @@ RSpec.describe "The examples" do
     digest = Digest::SHA256.hexdigest(bytes[0, 1 << 20])
     output = example("head_of_file.rb", scratch_file("data", bytes))
     expect(output).to start_with("first 1048576 of 1048577 bytes: sha256 #{digest}\n")
+    told = /^(\d+) requests past the page cache, in .*; (\d+) through it, (\d+) of them because/
+    direct, buffered, cached = output.match(told).captures.map(&:to_i)
+    expect([direct + buffered, cached <= buffered]).to eq([1, true])
   end
 
   it "show what small reads cost" do

@@ -27,7 +27,7 @@ RSpec.describe DMA::File, "errors in the middle" do
       it "read_into names offset and length of what is missing, and what came before it is there" do
         path = fuse_file(size, eio: 1_700_000)
         part = guarded(2_000_000)
-        figures = /read (\d+) bytes at offset (\d+) \((\d+) of 2000000 bytes are safe\) of #{path}/
+        figures = /read (\d+) bytes at offset (\d+) \((\d+) of 2000000 bytes were read\) of #{path}/
         open_file(path, engine, direct) do |file|
           expect { file.read_into(part, offset: 500_000) }.to raise_error(Errno::EIO, figures) do |error|
             left, at, safe = error.message.match(figures).captures.map(&:to_i)

@@ -41,6 +41,32 @@ RSpec.describe DMA::File, "and fork" do
         end
       end
 
+      it "serves the child nothing that was read ahead, by no method, and closes it there as the parent's" do
+        calls = [
+          [:gets], [:read, 10], [:read], [:read, 70_000], [:pread, 10, 0], [:getc], [:getbyte], [:readpartial, 10],
+          [:eof?], [:ungetc, "a"], [:readlines], [:sysread, 1], [:pos], [:seek, 0], [:rewind], [:lineno], [:to_io],
+          [:fileno], [:size], [:direct?], [:alignment], [:fsync]
+        ]
+        open_file(engine) do |file|
+          file.gets
+          file.to_io
+          answers = calls.map { |call| in_forked_child { file.public_send(*call) } }
+          expect(answers).to all(match(/\ADMA::ClosedError: .*parent process.*open it anew/))
+          expect(in_forked_child { [file.closed?, file.inspect, file.close, file.closed?] })
+            .to eq([true, "#<DMA::File #{path} (closed)>", nil, true].to_s)
+          expect(file.closed?).to be(false)
+          expect(file.read(10)).to eq(bytes[bytes.index("\n") + 1, 10])
+        end
+      end
+
+      it "takes nothing that the child wants to have written where the parent writes" do
+        described_class.open(path, "r+b", engine: engine) do |file|
+          calls = [[:write, "x"], [:pwrite, "x", 0], [:syswrite, "x"], [:flush], [:truncate, 0], [:fallocate, 1]]
+          expect(calls.map { |call| in_forked_child { file.public_send(*call) } }).to all(match(/\ADMA::ClosedError/))
+        end
+        expect(::File.binread(path) == bytes).to be(true)
+      end
+
       it "disturbs no stream of the parent, and no batch: the child's copies refuse, and leave, harmlessly" do
         open_file(engine, depth: 4) do |file|
           answers = []

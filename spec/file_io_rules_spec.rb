@@ -58,6 +58,15 @@ RSpec.describe DMA::File, "by IO's rules" do
       end
     end
 
+    it "gets(nil, chomp: true) leaves out nothing, as in Ruby 3.2, whichever runs" do
+      same(text) { |io| io.gets(nil, chomp: true) }
+      described_class.open(scratch_file("rules.bin", "a\nb\n")) do |file|
+        expect(file.gets(nil, chomp: true)).to eq("a\nb\n")
+        file.rewind
+        expect(file.readlines(nil, chomp: true)).to eq(["a\nb\n"])
+      end
+    end
+
     it "readlines, each_line, readline and foreach-like use give the same" do
       same(text, &:readlines)
       same(text) { |io| io.readlines("l") }
@@ -255,6 +264,14 @@ RSpec.describe DMA::File, "by IO's rules" do
       written("w") { |io| io.puts([1].tap { |array| array << array }) }
       written("r+") { |io| [io.read(3), io.write("XY"), io.read(2), io.syswrite("Z"), io.pwrite("A", 9), io.pos] }
       written("r+") { |io| [io.seek(20), io.write("far"), io.rewind, io.read] }
+    end
+
+    it "putc writes the first character, or a byte, and returns what was given" do
+      written("w") { |io| [io.putc("äb"), io.putc(""), io.putc(65), io.putc(66.7), io.pos] }
+      written("w") { |io| [io.putc(0x1E4), io.putc(-1), io.pos] }
+      written("w:ISO-8859-1") { |io| [io.putc("äb"), io.putc("b"), io.pos] }
+      written("w") { |io| io.putc(nil) }
+      written("r") { |io| io.putc("a") }
     end
 
     it "converts to the encoding that the mode names, and no other" do

@@ -154,6 +154,17 @@ RSpec.describe DMA::File, "#read_many" do
     end
   end
 
+  it "refuses what has no ranges, with a block and without" do
+    open_file do |file|
+      [nil, 5, "ab"].each do |ranges|
+        told = [TypeError, /#{ranges.inspect} is no Enumerable of ranges, each of them \[offset, length\]/]
+        expect { file.read_many(ranges) { nil } }.to raise_error(*told)
+        expect { file.read_many(ranges) }.to raise_error(*told)
+      end
+      expect(file.stats[:requests]).to eq(0)
+    end
+  end
+
   it "refuses what is no range before anything is read, and says which" do
     open_file do |file|
       [[0], [0, 1, 2], [-1, 5], [5, -1], [0, 1 << 63], [1 << 62, 1 << 62], [0.5, 1], ["0", 1], nil, 3, [1 << 70, 0]]
@@ -162,7 +173,7 @@ RSpec.describe DMA::File, "#read_many" do
             .to raise_error(ArgumentError, /\Arange 1 is #{Regexp.escape(range.inspect)}: it should be \[offset, len/)
         end
       expect { file.read_many([], depth: 0) { nil } }.to raise_error(ArgumentError, /depth: 0 is not in 1\.\.1024/)
-      expect { file.read_many(3) { nil } }.to raise_error(NoMethodError, /to_a/)
+      expect { file.read_many(3) { nil } }.to raise_error(TypeError, /3 is no Enumerable/)
       expect(file.stats[:requests]).to eq(0)
     end
     open_file("r+") { |file| expect(file.read_many([[0, 1]]) { nil }).to equal(file) }

@@ -60,7 +60,13 @@ RSpec.describe DMA, ".read at every size" do
     expect { described_class.read(path, into: buffer, length: 17) }.to raise_error(ArgumentError, /17.*16/)
   end
 
+  it "names what was asked of a file of proc that cannot be read" do
+    expect { described_class.read("/proc/self/mem", length: 10) }
+      .to raise_error(Errno::EIO, %r{cannot read 10 bytes at offset 0 \(0 of 10 bytes were read\) of /proc/self/mem})
+  end
+
   it "reads files of proc, which have bytes but no size" do
+    expect(described_class.read("/proc/self/status", offset: 1 << 20, length: 5).size).to eq(0)
     expect(described_class.read("/proc/self/status").get_string).to start_with("Name:\t")
     expect(described_class.read("/proc/self/status", offset: 2, length: 5).get_string).to eq("me:\tr")
   end

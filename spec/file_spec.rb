@@ -76,7 +76,16 @@ RSpec.describe DMA::File do
       expect { open_file(engine: :steam) }.to raise_error(ArgumentError, /:steam is none of :auto, :uring, :threads/)
       expect { open_file(depth: 0) }.to raise_error(ArgumentError, /depth: 0 is not in 1\.\.1024/)
       expect { open_file(depth: 1025) }.to raise_error(ArgumentError, /1025/)
+      expect { open_file(speed: 9) }.to raise_error(ArgumentError, "unknown keyword: :speed")
       expect { open_file(depth: -1) }.to raise_error(ArgumentError, /depth must be an Integer in 0.*, not -1/)
+    end
+
+    it "says where mode and encoding go, which File.open takes as keywords" do
+      { encoding: "utf-8", external_encoding: "utf-8", mode: "r" }.each do |name, value|
+        told = "unknown keyword: #{name.inspect}; the mode, with the encoding, is the second argument: \"r:utf-8\""
+        expect { open_file(name => value) }.to raise_error(ArgumentError, told)
+      end
+      expect { open_file(encoding: "utf-8", mode: "r") }.to raise_error(ArgumentError, /keywords: :encoding, :mode; /)
     end
 
     it "names the file that is not there, and that may not be opened" do
@@ -90,7 +99,7 @@ RSpec.describe DMA::File do
       File.mkfifo(fifo = scratch_file("fifo"))
       ["r", "r+"].each do |mode|
         expect { described_class.open(fifo, mode) }
-          .to raise_error(DMA::UnsupportedError, /#{fifo} is neither a regular file nor a device/)
+          .to raise_error(DMA::UnsupportedError, /#{fifo} is neither a regular file nor a device; .* an ordinary IO/)
       end
       expect { described_class.open(fifo, "w") }.to raise_error(SystemCallError, /#{fifo}/)
       UNIXServer.open(socket = scratch_file("socket")) do
@@ -372,7 +381,7 @@ RSpec.describe DMA::File do
         message = /read \d+ bytes at offset \d+ .*of #{path}/
         expect { file.read }.to raise_error(Errno::EIO, message)
         expect(file.pos).to eq(131_072)
-        expect { file.read_into(DMA::Buffer.new(100_000)) }.to raise_error(Errno::EIO, /bytes are safe/)
+        expect { file.read_into(DMA::Buffer.new(100_000)) }.to raise_error(Errno::EIO, /bytes were read/)
         expect(file.pos).to eq(131_072)
         file.rewind
         passed = 0

@@ -114,11 +114,11 @@ RSpec.describe DMA::File, "with several buffers in one transfer" do
     end
   end
 
-  it "names offset and length when one fails, and how many bytes are safe" do
+  it "names offset and length when one fails, and how many bytes were read" do
     broken = fuse_file(300_000, eio: 200_000)
     described_class.open(broken, direct: false) do |file|
       buffers = [guarded(65_536), guarded(131_072)]
-      figures = /read (\d+) bytes at offset (\d+) \((\d+) of 196608 bytes are safe\) of #{broken}/
+      figures = /read (\d+) bytes at offset (\d+) \((\d+) of 196608 bytes were read\) of #{broken}/
       expect { file.read_into(buffers, offset: 65_536) }.to raise_error(Errno::EIO, figures) do |error|
         left, at, safe = error.message.match(figures).captures.map(&:to_i)
         expect([left + safe, at - safe]).to eq([196_608, 65_536])

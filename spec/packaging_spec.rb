@@ -17,6 +17,12 @@ RSpec.describe "packaging" do
     output
   end
 
+  it "has YARD make pages only of texts whose links and pictures are not other files of the checkout" do
+    pages = File.readlines(File.join(root, ".yardopts"), chomp: true).drop_while { |line| line != "-" }.drop(1)
+    links = pages.flat_map { |page| File.read(File.join(root, page)).scan(/\]\((?!https:)[^)]+\)/) }
+    expect([pages.sort, links]).to eq([%w[CHANGELOG.md LICENSE], []])
+  end
+
   describe "the gem" do
     # A fixed place, for cargo remembers what it built by its path; its own target directory, for the library's file
     # name holds no hash, and the checkout's must not be replaced by this one.

@@ -164,6 +164,21 @@ RSpec.describe DMA::Sim, "bus" do
     expect(sim.time).to be_within(2 / 8e6).of(1e-6)
   end
 
+  it "counts what many transfers may take together in simulated time, whatever its clock" do
+    %i[ideal pci isa].each do |bus|
+      %i[device channel].each do |whose|
+        device = machine(bus: bus).device(memory: size)
+        device.write_dma(data).wait
+        each = device.sim.time
+        50.times { device.write_dma(data) }
+        wait = { device: -> { device.wait_completion(timeout: 9.5 * each) },
+                 channel: -> { device.channel.drain(timeout: 9.5 * each) } }
+        expect(&wait[whose]).to raise_error(DMA::TimeoutError, /41 transfers/)
+        expect(device.sim.time).to be_within(each / 4).of(10.5 * each)
+      end
+    end
+  end
+
   it "runs by itself too, and DMA::Device.open takes its options" do
     DMA::Device.open(:sim, bus: :pci, cpu_load: 0.5, mode: :cycle_stealing) do |device|
       device.write_dma(data).wait

@@ -169,12 +169,18 @@ module DMA
     def taken(stats, alignment)
       direct, buffered = stats.values_at(:direct_requests, :buffered_requests)
       path = if direct.positive? && buffered.positive?
-               "mixed: #{direct} direct requests and #{buffered} buffered"
+               "mixed: #{direct} direct requests and #{buffered} #{buffered_way(stats)}"
              else
-               direct.positive? ? "direct" : "buffered"
+               direct.positive? ? "direct" : buffered_way(stats)
              end
       path = "#{path} after direct I/O was refused" if stats[:fallbacks].positive?
       "#{path} (alignment #{alignment})"
+    end
+
+    # Whether buffered requests were so because their bytes were there, all of them.
+    def buffered_way(stats)
+      cached, buffered = stats.values_at(:cached_requests, :buffered_requests)
+      buffered.positive? && cached == buffered ? "from the page cache" : "buffered"
     end
 
     def report(line)

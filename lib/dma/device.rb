@@ -362,7 +362,7 @@ module DMA
 
     # Seconds of the device's clock: simulated ones where somebody has to let time pass.
     def now
-      sim&.clock == :manual ? sim.cycles * 1e-9 : Process.clock_gettime(Process::CLOCK_MONOTONIC)
+      sim&.clock == :manual ? sim.time : Process.clock_gettime(Process::CLOCK_MONOTONIC)
     end
 
     def deadline(timeout)

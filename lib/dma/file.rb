@@ -46,7 +46,7 @@ module DMA
     #   # @return [Boolean] whether aligned requests go past the page cache
     #   # @raise [ClosedError]
     #   def direct?; end
-    #   # @return [Boolean]
+    #   # @return [Boolean] whether it is, or belongs to the parent of this process
     #   def closed?; end
 
     # @return [String] the path it was opened by
@@ -64,7 +64,7 @@ module DMA
       #   and {#stats} tell; never
       # @param engine [:auto, :uring, :threads] what carries requests out: io_uring(7), where the kernel lets this
       #   process have it, or worker threads; or one of the two. The environment's `DMA_FILE_ENGINE` says what :auto is,
-      #   with the same names
+      #   with the same names; empty, nothing
       # @param depth [Integer] how many requests one transfer keeps in flight, 1..1024; all of the file together keep as
       #   many, or 128 where that is more
       # @yieldparam file [File]
@@ -73,7 +73,9 @@ module DMA
       #   where io_uring cannot be used
       # @raise [ArgumentError] a mode that is not offered; a `DMA_FILE_ENGINE` that names no engine
       # @raise [SystemCallError] what open(2) refuses
-      def open(path, mode = "r", perm = 0o666, direct: :auto, engine: :auto, depth: 8)
+      def open(path, mode = "r", perm = 0o666, direct: :auto, engine: :auto, depth: 8, **unknown)
+        raise ArgumentError, Mode.instead_of(unknown.keys) unless unknown.empty?
+
         mode = Mode.parse(mode || "r")
         path = path.respond_to?(:to_path) ? path.to_path : path
         file = native_open(path, mode.flags, perm, [direct, engine], depth_of(depth))
@@ -177,9 +179,13 @@ module DMA
     # @yieldparam offset [Integer] of the range
     # @return [self, Enumerator]
     # @raise [ArgumentError] for what is no range, before anything is read
+    # @raise [TypeError] for what has no ranges
     # @raise [SystemCallError] after all ranges that can be read have been passed: with offset and length of the first
     #   that cannot, in the order of the file, and how many more there are
     def read_many(ranges, depth: @depth, &block)
+      unless ranges.is_a?(Enumerable)
+        raise TypeError, "#{ranges.inspect} is no Enumerable of ranges, each of them [offset, length]"
+      end
       return enum_for(:read_many, ranges, depth: depth) unless block
 
       readable
@@ -308,7 +314,7 @@ module DMA
     # Files of proc(5) and the like have bytes but no size.
     def load_unsized(offset, length, lock)
       seek(offset)
-      bytes = read(length) || ""
+      bytes = length ? String.new.tap { |string| native_read_string(string, offset, length, false) } : read
       Buffer.new(bytes.bytesize, lock: lock).tap { |buffer| buffer.set_string(bytes) }
     end
   end

@@ -59,7 +59,7 @@ RSpec.describe DMA::File, "on a disk that fails" do
       described_class.open(path, "rb", engine: engine, direct: true) do |file|
         expect(file.stats[:engine]).to eq(engine)
         buffer = DMA::Buffer.new(8 * mib)
-        figures = /read (\d+) bytes at offset (\d+) \((\d+) of 8388608 bytes are safe\) of #{path}/
+        figures = /read (\d+) bytes at offset (\d+) \((\d+) of 8388608 bytes were read\) of #{path}/
         expect { file.read_into(buffer, offset: 0) }.to raise_error(Errno::EIO, figures) do |error|
           left, at, safe = error.message.match(figures).captures.map(&:to_i)
           expect([left + safe, at]).to eq([8 * mib, safe])

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use magnus::rb_sys::{protect, AsRawValue, FromRawValue};
 use magnus::value::{InnerValue, Opaque};
-use magnus::{kwargs, prelude::*, Error, Ruby, Value};
+use magnus::{kwargs, prelude::*, Error, ExceptionClass, Ruby, Value};
 
-use crate::error::timed_out;
+use crate::error::{exception, timed_out};
 
 /// How long an interrupted call waits for the engine to let go of its memory. A disk in order needs a few milliseconds; what a
 /// broken one keeps longer stays refused to other transfers until it is done.
@@ -36,7 +36,7 @@ impl Event {
 
     /// Waits until the descriptor is readable; false after `timeout`. Under a Fiber scheduler other fibers run meanwhile,
     /// otherwise other threads. Whatever interrupts the thread comes out as the error; so does a scheduler that gives up
-    /// early, which is how some (async 1.30) tell of a timeout of their own.
+    /// early: see [`ended_by_scheduler`].
     pub fn wait(self, ruby: &Ruby, timeout: Option<Duration>) -> Result<bool, Error> {
         let started = Instant::now();
         let io = self.0.get_inner_with(ruby);
@@ -50,9 +50,22 @@ impl Event {
         // Clocks of schedulers need not agree with ours to the last bit.
         let early = timeout.is_none_or(|timeout| started.elapsed() + Duration::from_millis(2) < timeout);
         if !ready && early && scheduled() {
-            return Err(timed_out(ruby, "the Fiber scheduler ended the wait before its time"));
+            return Err(ended_by_scheduler(ruby));
         }
         Ok(ready)
+    }
+}
+
+/// What a program of this scheduler expects where its time is up. That of async 1 swallows its own TimeoutError in `io_wait`, and only
+/// there, so that it has to be made anew: `with_timeout` is to end a read as it ends a `sleep`.
+fn ended_by_scheduler(ruby: &Ruby) -> Error {
+    const OF_ASYNC: &str =
+        "Async::TimeoutError if defined?(Async::Scheduler) && Async::Scheduler === Fiber.current_scheduler";
+    let message = "execution expired: the Fiber scheduler ended the wait before its time";
+    match ruby.eval::<Option<ExceptionClass>>(OF_ASYNC) {
+        Ok(Some(class)) => exception(class, message),
+        Ok(None) => timed_out(ruby, message),
+        Err(interrupt) => interrupt,
     }
 }
 
@@ -63,6 +76,12 @@ pub fn duration(seconds: f64) -> Duration {
 
 /// Whether a Fiber scheduler runs this fiber.
 pub fn scheduled() -> bool {
+    scheduler().is_some()
+}
+
+/// The Fiber scheduler that runs this fiber, if one does.
+pub fn scheduler() -> Option<Value> {
     // SAFETY: called with the GVL, by a Ruby thread.
-    unsafe { Value::from_raw(rb_sys::rb_fiber_scheduler_current()) }.to_bool()
+    let scheduler = unsafe { Value::from_raw(rb_sys::rb_fiber_scheduler_current()) };
+    scheduler.to_bool().then_some(scheduler)
 }

@@ -61,17 +61,24 @@ impl DataTypeFunctions for File {
 }
 
 impl File {
-    /// The open file.
+    /// The open file, if it is this process's.
     pub fn open(&self, ruby: &Ruby) -> Result<Arc<CoreFile>, Error> {
         // Making the error runs Ruby code, and other threads with it: not under the lock.
         let file = lock(&self.file).clone();
-        file.ok_or_else(|| closed(ruby, format!("{} was closed", self.path.display())))
+        let file = file.ok_or_else(|| closed(ruby, format!("{} was closed", self.path.display())))?;
+        file.handle().check().or_raise(ruby)?;
+        Ok(file)
     }
 
     /// The open file, if it is this process's and may be read: without an error for whoever has another way to find that out.
     pub fn readable(&self) -> Option<Arc<CoreFile>> {
         let file = lock(&self.file);
         file.as_ref().filter(|file| file.handle().is_readable() && file.handle().check().is_ok()).map(Arc::clone)
+    }
+
+    /// Whether it was closed, or is the parent process's: nothing was read ahead for this one.
+    fn is_over(&self) -> bool {
+        lock(&self.file).as_ref().is_none_or(|file| file.handle().check().is_err())
     }
 
     /// Whether it was closed.
@@ -172,7 +179,7 @@ impl File {
     }
 }
 
-/// Raises what stopped a transfer, with what is safe.
+/// Raises what stopped a transfer, with what was done.
 fn check(
     ruby: &Ruby,
     file: &CoreFile,
@@ -183,8 +190,11 @@ fn check(
 ) -> Result<(), Error> {
     let Some(errno) = error else { return Ok(()) };
     let (at, left) = (offset + done as u64, len - done);
-    let verb = if direction == Direction::FromDevice { "read" } else { "write" };
-    let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes are safe) of");
+    let (verb, state) = match direction {
+        Direction::FromDevice => ("read", "were read"),
+        Direction::ToDevice => ("write", "are safe"),
+    };
+    let what = format!("{verb} {left} bytes at offset {at} ({done} of {len} bytes {state}) of");
     Err(raise(ruby, &file.error(errno, &what)))
 }
 
@@ -309,7 +319,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("alignment", method!(alignment, 0))?;
     class.define_method("memory_alignment", method!(memory_alignment, 0))?;
     class.define_method("stats", method!(stats, 0))?;
-    class.define_method("closed?", method!(File::is_closed, 0))?;
+    class.define_method("closed?", method!(File::is_over, 0))?;
+    class.define_private_method("native_check", method!(|ruby: &Ruby, this: &File| this.open(ruby).map(drop), 0))?;
     class.define_private_method("native_close", method!(close, 0))?;
     class.define_private_method("native_truncate", method!(native_truncate, 1))?;
     class.define_private_method("native_allocate", method!(native_allocate, 2))?;

@@ -20,11 +20,12 @@ pub enum Error {
     /// The object was freed or closed, or belongs to the parent of this process.
     #[error("{0}")]
     Closed(String),
-    /// `mlock` would pass RLIMIT_MEMLOCK; all three figures in bytes.
+    /// `mlock` would pass RLIMIT_MEMLOCK; figures in bytes.
     #[error(
         "cannot lock {needed} bytes: {locked} bytes are locked already and RLIMIT_MEMLOCK is {limit}; raise the limit \
          (ulimit -l, limits.conf, LimitMEMLOCK= of systemd, --ulimit memlock= of containers), free other buffers, or use \
-         smaller ones; a buffer that no device needs can do with lock: :auto"
+         smaller ones; {}",
+        without_locking(.for_device)
     )]
     LockLimit {
         /// Bytes this call wanted to lock.
@@ -33,6 +34,8 @@ pub enum Error {
         locked: u64,
         /// The soft limit.
         limit: u64,
+        /// Whether a device is to use the memory, for which it cannot stay pageable.
+        for_device: bool,
     },
     /// It took longer than somebody would wait.
     #[error("{0}")]
@@ -51,6 +54,13 @@ pub enum Error {
         /// What was being done, with path, offset and length where there are any.
         context: String,
     },
+}
+
+fn without_locking(for_device: &bool) -> &'static str {
+    match for_device {
+        true => "a device uses locked memory only",
+        false => "a buffer that no device needs can do with lock: :auto",
+    }
 }
 
 /// The error number of an `io::Error`; EIO where it has none.

@@ -19,6 +19,13 @@ module DMA
         new(flags: flags_of(kind, marks), binary: marks.include?("b"), **encoding_of(encoding, marks)).freeze
       end
 
+      # What to say of keywords of ::File.open that are not offered, and of others.
+      def self.instead_of(keywords)
+        of_file = keywords.intersect?(%i[mode encoding external_encoding])
+        "unknown keyword#{"s" if keywords.size > 1}: #{keywords.map(&:inspect).join(", ")}" \
+          "#{"; the mode, with the encoding, is the second argument: \"r:utf-8\"" if of_file}"
+      end
+
       def self.of_flags(flags)
         raise ArgumentError, "File::APPEND is not offered#{hint("a", [])}" if flags.anybits?(::File::APPEND)
         raise ArgumentError, "File::DIRECT is not offered; use direct: true" if flags.anybits?(::File::DIRECT)

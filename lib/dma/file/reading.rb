@@ -119,7 +119,7 @@ module DMA
 
       # @return [Integer] the position
       def pos
-        raise ClosedError, "#{path} was closed" if closed?
+        native_check
 
         @next - waiting
       end
@@ -189,7 +189,7 @@ module DMA
       end
 
       def readable
-        raise ClosedError, "#{path} was closed" if closed?
+        native_check
         return if @mode.readable?
 
         raise IOError, "#{path} is not opened for reading; open it with \"r\", \"r+\" or \"w+\""
@@ -320,7 +320,7 @@ module DMA
       end
 
       def base_of(whence)
-        raise ClosedError, "#{path} was closed" if closed?
+        native_check
 
         case whence
         when IO::SEEK_SET, :SET then 0

@@ -20,7 +20,8 @@ module DMA
       # @overload gets(separator = $/, limit = nil, chomp: false)
       #   @param separator [String, nil] what ends a line; nil: nothing does, "": empty lines do
       #   @param limit [Integer, nil] the most bytes; no character is cut in two
-      #   @param chomp [Boolean] whether the separator is left out
+      #   @param chomp [Boolean] whether the separator is left out; where it is nil, nothing is, as in Ruby from 3.2 on
+      #     (before, IO left out a newline at the end: Bug #18770)
       # @overload gets(limit, chomp: false)
       # @return [String, nil] nil at the end
       def gets(*args, chomp: false)

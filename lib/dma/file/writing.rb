@@ -90,6 +90,14 @@ module DMA
         nil
       end
 
+      # As IO#putc.
+      # @param object [String, Integer] its first character is written, or one byte
+      # @return [String, Integer] what was given
+      def putc(object)
+        write(object.is_a?(String) ? object[0, 1] : [object].pack("C"))
+        object
+      end
+
       # As IO#printf.
       # @return [nil]
       def printf(*arguments)
@@ -114,7 +122,7 @@ module DMA
       private
 
       def writable
-        raise ClosedError, "#{path} was closed" if closed?
+        native_check
         return if @mode.writable?
 
         raise IOError, "#{path} is not opened for writing; open it with \"r+\", \"w\" or \"w+\""

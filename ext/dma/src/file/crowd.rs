@@ -16,13 +16,16 @@ use magnus::{gc, prelude::*, Error, RClass, Ruby, Value};
 use super::fibers::Fibers;
 use crate::buffer::with_memory;
 use crate::error::{held, raise, OrRaise};
-use crate::event::{scheduled, Event};
+use crate::event::{scheduled, scheduler, Event};
 use crate::gvl;
 use crate::line::Line;
 
 /// How many threads wait on descriptors at a time. The others wait until one of these has what it wanted: a thousand may read one
 /// file, and a process has a thousand descriptors.
 const PLACES: usize = 64;
+
+/// How long it is left to others to look for completions.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The shared channel of a file.
 pub struct Crowd {
@@ -86,11 +89,11 @@ impl Crowd {
     /// # Errors
     /// What interrupts the wait; they go on.
     pub fn wait(&self, ruby: &Ruby, tickets: &[Arc<Ticket>]) -> Result<(), Error> {
-        let fibers = scheduled().then_some(&self.fibers);
-        let line = &self.line;
+        let (line, scheduler) = (&self.line, scheduler());
+        let fibers = scheduler.map(|scheduler| (&self.fibers, scheduler));
         let wait = || line.wait(ruby, tickets, None, |seat| FileWaiter { ruby, line, fibers, tickets, seat });
-        if let Some(fibers) = fibers {
-            return fibers.wait(ruby, tickets, wait);
+        if let Some(scheduler) = scheduler {
+            return self.fibers.wait(ruby, scheduler, tickets, wait);
         }
         self.take_place(ruby)?;
         let waited = wait();
@@ -131,8 +134,8 @@ impl Crowd {
 struct FileWaiter<'a> {
     ruby: &'a Ruby,
     line: &'a Line,
-    /// Those that a fiber waits for, too.
-    fibers: Option<&'a Fibers>,
+    /// Those that a fiber waits for, too, and its scheduler.
+    fibers: Option<(&'a Fibers, Value)>,
     tickets: &'a [Arc<Ticket>],
     seat: Event,
 }
@@ -141,9 +144,16 @@ impl Waiter for FileWaiter<'_> {
     type Error = Error;
 
     fn block(&mut self, role: Role, timeout: Duration) -> Result<(), Error> {
-        // No interrupt of a file's is ever lost, and schedulers take long to set a timer.
         match role {
-            Role::Follow => self.seat.wait(self.ruby, None).map(drop),
+            Role::Follow => {
+                if !self.seat.wait(self.ruby, Some(LOOK))? {
+                    // Who leads may be kept from it, by a handler of a signal in its thread, or by whatever else a reactor runs. Where
+                    // the file is being closed, that ends all.
+                    let _ = self.line.shared.kick();
+                }
+                Ok(())
+            }
+            // No interrupt of a file's is ever lost, and schedulers take long to set a timer.
             Role::Lead if self.tells() => {
                 self.line.shared.lead().or_raise(self.ruby)?;
                 // Who leads is not nudged for what it has reaped, and has taken a nudge that came before.
@@ -162,7 +172,7 @@ impl Waiter for FileWaiter<'_> {
     }
 
     fn reaped(&mut self, _leave: &mut dyn FnMut()) -> Result<(), Error> {
-        self.fibers.map_or(Ok(()), |fibers| fibers.tell(self.ruby))
+        self.fibers.map_or(Ok(()), |(fibers, scheduler)| fibers.tell(self.ruby, scheduler))
     }
 
     fn tells(&self) -> bool {

@@ -92,7 +92,6 @@ pub fn native_read_on(
     whole: bool,
 ) -> Result<usize, Error> {
     let file = this.open(ruby)?;
-    file.handle().check().or_raise(ruby)?;
     make_room(ruby, &file, out, offset, len)?;
     let mut done = this.ahead.read(ruby, this, &file, out, (offset, len))?;
     if done == 0 || !whole {
@@ -189,7 +188,6 @@ fn ivar(ruby: &Ruby, this: Obj<File>, name: &LazyId) -> Value {
 /// What lies in the page cache, straight from there to the String: how many bytes, and where the rest is to be read from.
 fn read_cached(ruby: &Ruby, file: &CoreFile, out: RString, offset: u64, len: u64) -> Result<(usize, Cache), Error> {
     let handle = file.handle();
-    handle.check().or_raise(ruby)?;
     let len = if len > OPERATION as u64 { len.min(file.size().or_raise(ruby)?.saturating_sub(offset)) } else { len };
     let cache = handle.expect(offset, len);
     if cache != Cache::Through {

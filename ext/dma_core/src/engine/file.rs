@@ -91,7 +91,11 @@ impl Handle {
         match file_type {
             libc::S_IFREG | libc::S_IFBLK | libc::S_IFCHR => {}
             libc::S_IFDIR => return Err(context(Errno::EISDIR)),
-            _ => return Err(Error::Unsupported(format!("{shown} is neither a regular file nor a device"))),
+            _ => {
+                return Err(Error::Unsupported(format!(
+                    "{shown} is neither a regular file nor a device; read and write it in order, with an ordinary IO"
+                )))
+            }
         }
         sys::set_flags(buffered.as_fd(), 0).map_err(context)?;
         let stats = Arc::new(Stats::default());

@@ -44,7 +44,7 @@ impl PageLock {
         drop(held);
         // SAFETY: the caller vouches for the pages.
         unsafe { sys::mlock(first as *const u8, count * page, false) }
-            .map_err(|errno| lock_error(errno, (count * page) as u64))?;
+            .map_err(|errno| lock_error(errno, (count * page) as u64, true))?;
         Ok(lock)
     }
 }

@@ -166,7 +166,7 @@ impl Pages {
         // SAFETY: the range is this mapping.
         match unsafe { sys::mlock(self.start as *const u8, self.len, lock == Lock::Auto) } {
             Ok(()) => self.locked.store(true, Ordering::Relaxed),
-            Err(errno) if lock == Lock::Now => return Err(lock_error(errno, self.len as u64)),
+            Err(errno) if lock == Lock::Now => return Err(lock_error(errno, self.len as u64, false)),
             Err(_) => {}
         }
         Ok(())
@@ -348,19 +348,19 @@ fn map_error(error: &std::io::Error, Layout { size, align, huge }: Layout) -> Er
 
 /// What VFIO meant by ENOMEM: memory that is pinned counts as locked.
 pub(crate) fn pin_error(needed: u64) -> Error {
-    match lock_error(Errno::ENOMEM, needed) {
+    match lock_error(Errno::ENOMEM, needed, true) {
         Error::Os { errno, .. } => Error::os(errno, format!("cannot pin {needed} bytes for a device")),
         error => error,
     }
 }
 
 /// What mlock2(2) meant: the limit, where it was passed.
-pub(super) fn lock_error(errno: Errno, needed: u64) -> Error {
+pub(super) fn lock_error(errno: Errno, needed: u64, for_device: bool) -> Error {
     let locked = sys::locked_bytes();
     match sys::memlock_limit() {
         // ENOMEM and EPERM (a limit of zero) are how mlock2(2) says it; EAGAIN is memory that could not be had.
         Some(limit) if errno != Errno::EAGAIN && needed.saturating_add(locked) > limit => {
-            Error::LockLimit { needed, locked, limit }
+            Error::LockLimit { needed, locked, limit, for_device }
         }
         _ => Error::os(errno, format!("cannot lock {needed} bytes")),
     }

@@ -9,6 +9,7 @@ mod million;
 mod random;
 mod registers;
 mod ring;
+mod stops;
 #[path = "../support/mod.rs"]
 mod support;
 mod traces;

@@ -77,6 +77,20 @@ fn coalesce(random: &mut Rng) -> Coalesce {
     )
 }
 
+/// What goes wrong in a program where something does; mostly nothing.
+fn fault(random: &mut Rng) -> Fault {
+    let usual = [Kind::BusError, Kind::Poison, Kind::IommuFault, Kind::LostInterrupt];
+    let address = Trigger::Address(random.u64(..3 * BLOCKS * BLOCK));
+    let descriptor = Trigger::Descriptor(random.u64(..8));
+    Fault {
+        kind: pick(random, &[usual, usual, usual, [Kind::Hang, Kind::LinkDown, Kind::Poison, Kind::BusError]].concat()),
+        trigger: pick(random, &[address, descriptor, Trigger::Probability(0.1)]),
+        device: pick(random, &[None, None, Some(1)]),
+        channel: pick(random, &[None, None, Some(0)]),
+        count: pick(random, &[Some(0), Some(0), Some(0), Some(1), Some(2)]),
+    }
+}
+
 /// A transfer, and the memory that it uses.
 struct Moved {
     channel: Arc<Shared>,
@@ -104,6 +118,8 @@ struct Report {
 
 struct Program {
     random: Rng,
+    /// What goes wrong is drawn from it, if anything does.
+    faults: Option<Rng>,
     machine: Arc<Machine>,
     parts: Vec<Part>,
     course: Vec<(u64, Option<Status>)>,
@@ -193,15 +209,22 @@ impl Part {
 }
 
 impl Program {
-    fn new(seed: u64) -> Program {
+    fn new(seed: u64, fails: bool) -> Program {
         let mut random = Rng::with_seed(seed);
         let machine = Machine::new(machine_options(&mut random)).unwrap();
         let parts = (0..random.usize(1..4)).map(|_| Part::new(&mut random, &machine)).collect();
         let last = machine.stats();
-        Program { random, machine, parts, course: Vec::new(), last }
+        Program { random, faults: fails.then(|| Rng::with_seed(seed)), machine, parts, course: Vec::new(), last }
     }
 
     fn act(&mut self) {
+        if let Some(random) = &mut self.faults {
+            self.machine.inject(fault(random));
+            // What nobody looks into goes in one, but for a fault.
+            if random.u8(..4) == 0 {
+                self.machine.run_until_idle();
+            }
+        }
         let Program { random, machine, parts, .. } = self;
         let count = parts.len();
         let Some(part) = parts.get_mut(random.usize(..count.max(1))) else { return };
@@ -284,14 +307,23 @@ impl Program {
 /// Others that found something once.
 const FOUND: [u64; 4] = [89, 161, 181, 322];
 
+fn check(seed: u64, fails: bool) {
+    let [first, second, traced] = [false, false, true].map(|traced| Program::new(seed, fails).run(ACTIONS, traced));
+    assert!(first == second, "seed {seed}: two runs differ");
+    // At the end of time nothing takes any.
+    let ends = first.course.iter().position(|(cycles, _)| *cycles == u64::MAX).unwrap_or(first.course.len());
+    assert!(first.course[..ends] == traced.course[..ends], "seed {seed}: {:?}, and traced {:?}", first, traced);
+    if ends == first.course.len() {
+        assert!(first.stats == traced.stats, "seed {seed}: {:?}, and traced {:?}", first.stats, traced.stats);
+    }
+}
+
 #[test]
 fn random_programs_move_the_right_bytes_in_the_same_cycles_each_time_traced_or_not() {
-    for seed in (0..30).chain(FOUND) {
-        let [first, second, traced] = [false, false, true].map(|traced| Program::new(seed).run(ACTIONS, traced));
-        assert!(first == second, "seed {seed}: two runs differ");
-        // At the end of time nothing takes any.
-        if first.stats.cycles < u64::MAX {
-            assert!(first == traced, "seed {seed}: {:?}, and traced {:?}", first.stats, traced.stats);
-        }
-    }
+    (0..30).chain(FOUND).for_each(|seed| check(seed, false));
+}
+
+#[test]
+fn random_programs_do_so_where_transfers_fail_too() {
+    (0..30).for_each(|seed| check(seed, true));
 }

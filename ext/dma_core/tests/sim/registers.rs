@@ -32,7 +32,7 @@ impl Driver {
         self.0.write(channel_offset(2) + at, width, value);
     }
 
-    fn begin(&self, source: u64, destination: u64, count: u64, control: u32) {
+    pub fn begin(&self, source: u64, destination: u64, count: u64, control: u32) {
         self.set(0x00, 8, source);
         self.set(0x08, 8, destination);
         self.set(0x10, 4, count);

@@ -33,7 +33,8 @@ impl Choice {
 
     /// What the environment asks for, where the program leaves it open.
     fn of_environment() -> Result<Choice> {
-        let Some(name) = env::var_os("DMA_FILE_ENGINE") else { return Ok(Choice::Auto) };
+        let name = env::var_os("DMA_FILE_ENGINE").filter(|name| !name.is_empty());
+        let Some(name) = name else { return Ok(Choice::Auto) };
         name.to_str().and_then(Choice::named).ok_or_else(|| {
             Error::Argument(format!("the environment's DMA_FILE_ENGINE is {name:?}, none of auto, uring, threads"))
         })

@@ -74,6 +74,11 @@ impl Addresses {
         Ok(len)
     }
 
+    /// Whether the device can move `len` bytes at bus address `address` in one go.
+    pub(super) fn lie_together(&self, address: u64, len: u64, access: Access) -> bool {
+        self.read().translate(address, len, access).is_ok_and(|(_, together, _)| together == len)
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Space> {
         // Nothing that panics runs under the lock.
         self.space.read().unwrap_or_else(PoisonError::into_inner)

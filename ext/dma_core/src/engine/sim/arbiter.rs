@@ -83,13 +83,13 @@ impl Arbiter {
             Arbitration::RoundRobin { latency } if now - self.since < latency => self.holder,
             _ => None,
         };
-        let rank = |&(index, _): &(usize, bool)| match arbitration {
-            _ if kept == Some(index) => (0, index),
-            Arbitration::Fixed => (1, index),
-            _ => (if self.holder.is_none_or(|holder| index > holder) { 1 } else { 2 }, index),
+        // Whose turn it is first, and then the others' behind it.
+        let first = match arbitration {
+            Arbitration::Fixed => 0,
+            _ => self.holder.map_or(0, |holder| if kept.is_some() { holder } else { holder + 1 }),
         };
         let mut count = 0;
-        let (index, goes_on) = asking.inspect(|_| count += 1).min_by_key(rank)?;
+        let (index, goes_on) = asking.inspect(|_| count += 1).min_by_key(|(index, _)| index.wrapping_sub(first))?;
         // The timer runs from the beginning of a block, wherever that is cut while nobody else asks.
         if self.holder != Some(index) || (kept.is_none() && !goes_on) {
             (self.holder, self.since) = (Some(index), now);

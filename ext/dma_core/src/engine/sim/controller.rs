@@ -86,6 +86,21 @@ impl Controller {
         }
     }
 
+    /// Whether it stops within the next `len` bytes, of which it is not granted more than a burst at a time then: what is not even
+    /// begun costs nothing.
+    pub(super) fn stops_within(&self, len: u64, faults: &Faults) -> bool {
+        let Some(work) = self.work.as_ref().filter(|work| work.phase == Phase::Move) else { return false };
+        let ((device, channel), [from, to]) = (self.master(), work.ranges(len));
+        let lie_together = |(address, len), access| self.port.common.addresses.lie_together(address, len, access);
+        work.fault.is_some()
+            || faults.is_within(device, channel, &[from, to])
+            || match work.descriptor.flags & (flags::TO_DEVICE | flags::FROM_DEVICE) {
+                flags::TO_DEVICE => !lie_together(from, Access::Read),
+                flags::FROM_DEVICE => !lie_together(to, Access::Write),
+                _ => false,
+            }
+    }
+
     /// Whether that is a fetch from its ring.
     pub(super) fn fetches(&self) -> bool {
         self.work.is_none() && !self.bank.start
@@ -177,10 +192,9 @@ impl Controller {
 
     /// Moves one burst.
     fn advance(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
-        let Descriptor { source, destination, .. } = work.descriptor;
         let mut len = work.next_burst(bus.len);
         if work.fault.is_none() {
-            let ranges = [(source + work.done, len), (destination + work.done, len)];
+            let ranges = work.ranges(len);
             if let Some((kind, at)) = bus.faults.at_addresses(self.port.common.number, self.port.index, &ranges) {
                 match kind {
                     Kind::LostInterrupt => work.quiet = true,

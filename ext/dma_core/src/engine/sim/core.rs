@@ -23,7 +23,7 @@ pub(super) struct Core {
     /// The most bytes of one transaction.
     pub burst: u64,
     /// The same of one that nobody can look into: nobody else asks for the bus, and nothing but the end of all is waited for. It takes
-    /// what its parts would, unless `cuts_count`.
+    /// what its parts would, unless `cuts_count` or it stops in the midst of it.
     pub whole: u64,
     /// Each part has costs of its own: it is a transaction, or takes whole cycles of a memory that is slower than the bus.
     pub cuts_count: bool,
@@ -265,8 +265,11 @@ impl Core {
             if self.buses[bus].current.is_none() {
                 self.buses[bus].current = self.arbitrate(bus, watched);
             }
-            let ends = self.buses[bus].current.as_ref().map(|current| (current.end, bus));
-            first = first.into_iter().chain(ends).min();
+            if let Some(Current { end, .. }) = self.buses[bus].current {
+                if first.is_none_or(|(earliest, _)| end < earliest) {
+                    first = Some((end, bus));
+                }
+            }
         }
         first
     }
@@ -287,7 +290,10 @@ impl Core {
         let Seat { controller, asked, .. } = &self.seats[index];
         // Descriptors come all at once, wherever other bursts are cut: what comes later may be other ones.
         let most = if is_alone && controller.fetches() { self.whole } else { most };
-        let (len, mode) = (controller.next_len(most)?, controller.mode());
+        let (mut len, mode) = (controller.next_len(most)?, controller.mode());
+        if len > self.burst && controller.stops_within(len, &self.faults) {
+            len = controller.next_len(self.burst)?;
+        }
         let timing = timing(controller, &self.options.timing);
         let mut block = Block::new(len, mode, &timing, &self.memory);
         block.goes_on = !timing.links && mode == Mode::Burst && controller.goes_on();

@@ -115,16 +115,22 @@ impl Faults {
 
     /// What goes wrong in one of the ranges of addresses, and at which address.
     pub(super) fn at_addresses(&mut self, device: u32, channel: u16, ranges: &[(u64, u64)]) -> Option<(Kind, u64)> {
-        if self.rules.is_empty() {
-            return None;
-        }
-        let (index, address) = self.rules.iter().enumerate().find_map(|(index, (fault, _))| match fault.trigger {
+        let (index, address) = self.find(device, channel, ranges)?;
+        Some((self.hit(index), address))
+    }
+
+    /// Whether something will go wrong there.
+    pub(super) fn is_within(&self, device: u32, channel: u16, ranges: &[(u64, u64)]) -> bool {
+        self.find(device, channel, ranges).is_some()
+    }
+
+    fn find(&self, device: u32, channel: u16, ranges: &[(u64, u64)]) -> Option<(usize, u64)> {
+        self.rules.iter().enumerate().find_map(|(index, (fault, _))| match fault.trigger {
             Trigger::Address(at) if fault.is_at(device, channel) => {
                 ranges.iter().any(|(start, len)| at >= *start && at - start < *len).then_some((index, at))
             }
             _ => None,
-        })?;
-        Some((self.hit(index), address))
+        })
     }
 
     fn hit(&mut self, index: usize) -> Kind {

@@ -140,7 +140,8 @@ impl Machine {
         let costs = timing.payload > BURST_FREE && (timing.setup, timing.overhead, timing.dual) != (0, 0, 0);
         let worker = Arc::new(Worker::new(Core {
             burst,
-            whole: timing.whole(BURST_FREE, BURST_FREE),
+            // Whole bursts, so that these are the same ones wherever a block is cut into them.
+            whole: timing.whole(BURST_FREE, BURST_FREE).next_multiple_of(burst),
             cuts_count: costs || memory.cycles(burst) > timing.cycles(burst),
             now: 0,
             options,

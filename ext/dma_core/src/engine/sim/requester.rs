@@ -2,6 +2,7 @@
 
 use super::controller::{Bus, Controller};
 use super::cpu::Mode;
+use super::faults::Faults;
 use super::handler::Handled;
 use super::isa::Isa;
 use super::timing::Timing;
@@ -62,6 +63,11 @@ impl Requester {
             Requester::Ring(controller) => controller.next_len(burst),
             Requester::Isa(isa) => isa.next_len(),
         }
+    }
+
+    /// See [`Controller::stops_within`].
+    pub(super) fn stops_within(&self, len: u64, faults: &Faults) -> bool {
+        matches!(self, Requester::Ring(controller) if controller.stops_within(len, faults))
     }
 
     /// Whether that is a fetch from its ring.

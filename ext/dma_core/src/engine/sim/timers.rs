@@ -19,7 +19,7 @@ impl Timers {
     /// The first timer that somebody waits for; others before it are forgotten, so that no time passes for them.
     pub(super) fn first(&mut self, waits: impl Fn(u64, Master) -> bool) -> Option<(u64, Master)> {
         loop {
-            let (cycle, master) = self.due.iter().map(|(master, cycle)| (*cycle, *master)).min()?;
+            let (cycle, master) = self.earliest()?;
             if waits(cycle, master) {
                 return Some((cycle, master));
             }
@@ -29,9 +29,13 @@ impl Timers {
 
     /// Takes the first timer away: whose it was.
     pub(super) fn pop(&mut self) -> Option<Master> {
-        let (_, master) = self.due.iter().map(|(master, cycle)| (*cycle, *master)).min()?;
+        let (_, master) = self.earliest()?;
         self.due.remove(&master);
         Some(master)
+    }
+
+    fn earliest(&self) -> Option<(u64, Master)> {
+        self.due.iter().map(|(master, cycle)| (*cycle, *master)).min()
     }
 }
 

@@ -1,6 +1,7 @@
 //! What happened on the bus, in the order it did.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::transfer::{Access, Status};
 
@@ -84,13 +85,45 @@ impl Run {
         Run { master, begin, len: end - begin, period: 1, count: u64::from(end > begin) }
     }
 
-    fn tenures(&self, from: u64, to: u64) -> impl Iterator<Item = Tenure> {
-        let Run { master, begin, len, period, count } = *self;
-        let first = from.saturating_sub(begin.saturating_add(len)) / period;
-        let tenures = (first..count).map(move |index| begin.saturating_add(index.saturating_mul(period)));
-        let tenures = tenures.map(move |begin| Tenure { master, begin, end: begin.saturating_add(len) });
-        tenures.take_while(move |tenure| tenure.begin < to).filter(move |tenure| tenure.end > from)
+    /// The numbers of its tenures that are within `span`, if only in part.
+    pub(super) fn within(&self, span: &Range<u64>) -> Range<u64> {
+        let first = span.start.checked_sub(self.begin.saturating_add(self.len)).map_or(0, |gap| gap / self.period + 1);
+        let last = span.end.saturating_sub(self.begin).div_ceil(self.period).min(self.count);
+        first.min(last)..last
     }
+
+    /// From the beginning of a tenure to the end of another.
+    fn from_to(&self, first: u64, last: u64) -> Tenure {
+        let begin = |index: u64| self.begin.saturating_add(index.saturating_mul(self.period));
+        Tenure { master: self.master, begin: begin(first), end: begin(last).saturating_add(self.len) }
+    }
+
+    fn tenures(&self, span: &Range<u64>) -> impl Iterator<Item = Tenure> + '_ {
+        self.within(span).map(|index| self.from_to(index, index))
+    }
+
+    /// Its tenures in `all`: those in `seen` and next to it by themselves, the rest before and behind in one part each.
+    fn parts(&self, all: &Range<u64>, seen: &Range<u64>) -> impl Iterator<Item = Part> + '_ {
+        let (all, seen) = (self.within(all), self.within(seen));
+        let first = seen.start.saturating_sub(1).clamp(all.start, all.end);
+        let last = seen.end.saturating_add(1).clamp(first, all.end);
+        let part = |first: u64, end: u64, is_seen| {
+            let cycles = (end - first).saturating_mul(self.len);
+            Part { tenure: self.from_to(first, end - 1), cycles, is_seen }
+        };
+        let rest = |range: Range<u64>| (!range.is_empty()).then(|| part(range.start, range.end, false));
+        let seen = (first..last).map(move |index| part(index, index + 1, true));
+        rest(all.start..first).into_iter().chain(seen).chain(rest(last..all.end))
+    }
+}
+
+/// A tenure, or many of a run that are not looked at one by one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub tenure: Tenure,
+    /// For how many cycles its master has the bus.
+    pub cycles: u64,
+    pub is_seen: bool,
 }
 
 /// What was written down of a machine.
@@ -105,9 +138,16 @@ impl Record {
     /// Who had the bus when, from cycle `from` until before cycle `to`, in order. The CPU is not on the links that devices have for
     /// themselves.
     pub fn tenures(&self, from: u64, to: u64) -> Vec<Tenure> {
-        let mut tenures: Vec<Tenure> = self.runs.iter().flat_map(|run| run.tenures(from, to)).collect();
+        let mut tenures: Vec<Tenure> = self.runs.iter().flat_map(|run| run.tenures(&(from..to))).collect();
         tenures.sort_by_key(|tenure| tenure.begin);
         tenures
+    }
+
+    /// The same in `all`, in order; one by one are only those in `seen` and each run's nearest to it.
+    pub(super) fn parts(&self, all: &Range<u64>, seen: &Range<u64>) -> Vec<Part> {
+        let mut parts: Vec<Part> = self.runs.iter().flat_map(|run| run.parts(all, seen)).collect();
+        parts.sort_by_key(|part| part.tenure.begin);
+        parts
     }
 }
 

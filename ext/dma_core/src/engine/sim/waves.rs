@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::timing::Timing;
-use super::trace::{Event, Master, Record, Run, Tenure, What};
+use super::trace::{Event, Master, Part, Record, Run, Tenure, What};
 use crate::error::{Error, Result};
 
 /// From the first cycle to the one after the last.
@@ -86,8 +86,8 @@ impl Record {
     /// # Errors
     /// [`Error::Argument`]
     pub fn check(&self, cycles: &Span) -> Result<()> {
-        let len = cycles.end.saturating_sub(cycles.start);
-        let counts = self.runs.iter().map(|run| run.count.min((len / run.period.max(1)).saturating_add(2)));
+        let within = |run: &Run| run.within(cycles);
+        let counts = self.runs.iter().map(within).map(|numbers| numbers.end - numbers.start);
         let count = counts.fold(0, u64::saturating_add);
         match count {
             ..=TENURES => Ok(()),
@@ -113,11 +113,11 @@ impl Waves {
         let last = events().map(|event| event.cycle).chain([until]).max().unwrap_or(0);
         let whole = first..last;
         record.check(&cycles)?;
-        let turns = turns(&record.events, &record.tenures(whole.start, whole.end));
+        let seen = cycles.start.saturating_sub(2)..until;
+        let turns = turns(&record.events, &record.parts(&whole, &seen));
         let waiting: Vec<&Event> = record.events.iter().filter(|event| event.waits_beyond(whole.end)).collect();
         let mut list = owners(&turns, timing, &whole);
         if timing.has_address_phases() {
-            let seen = cycles.start.saturating_sub(2)..until;
             list.extend(pci::waves(&turns, &waiting, timing, (&whole, &seen)));
         }
         list.extend(handlers(&record.events, &whole));
@@ -190,18 +190,18 @@ impl Wave {
     }
 }
 
-/// Every tenure with its event.
-fn turns<'a>(events: &'a [Event], tenures: &[Tenure]) -> Vec<Turn<'a>> {
+/// Every tenure that is seen with its event.
+fn turns<'a>(events: &'a [Event], parts: &[Part]) -> Vec<Turn<'a>> {
     let mut lists: BTreeMap<Master, Vec<&Event>> = BTreeMap::new();
     for event in events.iter().filter(|event| event.moves()) {
         lists.entry(event.master()).or_default().push(event);
     }
     let mut left: BTreeMap<Master, _> =
         lists.into_iter().map(|(master, events)| (master, events.into_iter().peekable())).collect();
-    let mut turns: Vec<Turn<'_>> = Vec::with_capacity(tenures.len());
+    let mut turns: Vec<Turn<'_>> = Vec::new();
     // For how many cycles the event that each master is at has had the bus.
     let mut had: BTreeMap<(Master, u64), u64> = BTreeMap::new();
-    for &Tenure { master, begin, end } in tenures {
+    for &Part { tenure: Tenure { master, begin, end }, cycles, is_seen } in parts {
         let mut turn = Turn { master, span: begin..end, event: None, before: 0, whole: 0 };
         if let Some((master, events)) = master.and_then(|master| Some((master, left.get_mut(&master)?))) {
             while events.next_if(|event| event.cycle < end).is_some() {}
@@ -209,10 +209,12 @@ fn turns<'a>(events: &'a [Event], tenures: &[Tenure]) -> Vec<Turn<'a>> {
             if let Some(event) = turn.event {
                 let had = had.entry((master, event.cycle)).or_default();
                 turn.before = *had;
-                *had += end.saturating_sub(begin);
+                *had = had.saturating_add(cycles);
             }
         }
-        turns.push(turn);
+        if is_seen {
+            turns.push(turn);
+        }
     }
     for turn in &mut turns {
         let event = turn.event.map(|event| (event.master(), event.cycle));

@@ -75,6 +75,12 @@ impl Work {
         self.left().min(burst)
     }
 
+    /// The next bytes that it moves, where they come from and where they go.
+    pub(super) fn ranges(&self, len: u64) -> [(u64, u64); 2] {
+        let Descriptor { source, destination, .. } = self.descriptor;
+        [(source + self.done, len), (destination + self.done, len)]
+    }
+
     pub(super) fn is_within(&self) -> bool {
         self.descriptor.flags & WITHIN == WITHIN
     }

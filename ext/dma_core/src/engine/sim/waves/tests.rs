@@ -1,3 +1,5 @@
+mod windows;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -194,43 +196,6 @@ fn the_cpu_shows_whose_interrupt_it_handles() {
 }
 
 #[test]
-fn a_window_begins_with_what_was_there_before() {
-    let record = stolen();
-    let whole = draw(&record, &Timing::PCI);
-    let part = Waves::new(&record, &Timing::PCI, 5..26).unwrap();
-    assert_eq!(*wave(&part, "bus", "owner"), Changes::Text(vec![(5, "CPU".into()), (23, "dev0.ch0".into())]));
-    for name in ["FRAME#", "IRDY#", "TRDY#", "DEVSEL#"] {
-        assert_eq!(levels(&part, "bus", name), levels(&whole, "bus", name)[5..26], "{name}");
-    }
-    assert!(texts(&part, "bus", "AD").ends_with("A 0x1004 ."));
-    let nothing = Waves::new(&Record::default(), &Timing::PCI, 0..0).unwrap();
-    assert_eq!(*wave(&nothing, "bus", "owner"), Changes::Text(vec![(0, String::new())]));
-}
-
-#[test]
-fn who_gets_the_bus_behind_the_window_is_seen_to_wait_for_it() {
-    let waits = Event { asked: 2, ..event(1, What::Fetch, (6, 11), (0x200, 8)) };
-    let record = record(vec![event(0, What::ToDevice, (0, 6), (0x1000, 12)), waits]);
-    let part = Waves::new(&record, &Timing::PCI, 1..5).unwrap();
-    assert_eq!(levels(&part, "dev1", "REQ#"), "-___");
-    assert_eq!(texts(&part, "dev1", "ch0"), ". waits | |");
-    let later = Waves::new(&record, &Timing::PCI, 7..9).unwrap();
-    assert_eq!(levels(&later, "dev1", "REQ#"), "--");
-    assert_eq!(texts(&later, "dev1", "ch0"), "fetch 8 B at 0x200 |");
-}
-
-#[test]
-fn a_cpu_by_itself_is_shown_in_parts_but_not_for_ever() {
-    let cpu = Run { master: None, begin: 3, len: 8, period: 16, count: 1 << 40 };
-    let record = Record { events: vec![], runs: vec![cpu] };
-    assert_eq!(record.cycles(), 3..(1 << 44) - 5);
-    let refused = Waves::new(&record, &Timing::IDEAL, record.cycles()).unwrap_err().to_string();
-    assert!(refused.contains("from cycle 3 to 17592186044411, more than 1048576"), "{refused}");
-    let part = Waves::new(&record, &Timing::IDEAL, 1603..1635).unwrap();
-    assert_eq!(texts(&part, "bus", "owner"), ["CPU | | | | | | | . . . . . . . ."; 2].join(" "));
-}
-
-#[test]
 fn an_address_of_more_than_32_bits_takes_two_address_phases() {
     let high = event(0, What::FromDevice, (0, 6), (0x1_0000_2000, 8));
     let waves = draw(&record(vec![high]), &Timing::PCI);
@@ -336,22 +301,6 @@ fn works(timing: &Timing, works: &[(u64, u64, bool)]) -> Vec<Event> {
 }
 
 proptest! {
-    #[test]
-    fn a_window_shows_what_the_whole_shows_there(
-        timing in a_bus(),
-        list in prop::collection::vec((1_u64..100, 0_u64..20, any::<bool>()), 1..6),
-        ends in (0_u64..400, 0_u64..60),
-    ) {
-        let record = record(works(&timing, &list));
-        let whole = draw(&record, &timing);
-        let cycles = ends.0.min(whole.cycles.end)..(ends.0 + ends.1).min(whole.cycles.end);
-        let part = Waves::new(&record, &timing, cycles.clone()).unwrap();
-        for wave in &part.list {
-            let all = whole.list.iter().find(|other| (&other.scope, &other.name) == (&wave.scope, &wave.name)).unwrap();
-            prop_assert_eq!(&wave.changes, &all.changes.within(&cycles), "{}", &wave.name);
-        }
-    }
-
     #[test]
     fn as_many_cycles_are_drawn_as_are_charged(
         timing in a_bus(),
