@@ -1,7 +1,9 @@
 # frozen_string_literal: true
 
 # What a driver does below `submit`: memory gets bus addresses, descriptors go into a ring, the device fetches them
-# from it and writes their statuses back. The trace shows each step on the simulated bus.
+# from it and writes their statuses back. The trace shows each step on the simulated bus: four fetches and statuses for
+# three descriptors, for the channel has a ring of its own, in which one descriptor that moves nothing leads to the
+# first of these; its status, the last, is that of them all.
 #
 #   ruby -Ilib examples/descriptor_ring.rb
 

@@ -50,6 +50,7 @@ RSpec.describe DMA::Device do
       expect { described_class.open(scratch) }.to raise_error(Errno::EISDIR, /#{scratch}/)
       expect { described_class.open(File.join(scratch, "none")) }.to raise_error(Errno::ENOENT, /none/)
       expect { described_class.open(nil) }.to raise_error(TypeError)
+      expect { described_class.open(:sims) }.to raise_error(TypeError, /:sims is no device.*:sim/)
     end
   end
 

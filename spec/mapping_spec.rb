@@ -234,6 +234,21 @@ RSpec.describe DMA::Mapping do
     end
   end
 
+  it "is for transfers of its device, whoever has that open, and of no other" do
+    other = device.sim.device
+    [other, DMA::Device.open(:sim)].each do |stranger|
+      mapping = stranger.map(buffer)
+      expect { device.write_dma(mapping) }.to raise_error(DMA::MisuseError, /is of #{stranger.name}.* give the buffer/)
+      expect { device.read_dma(into: mapping) }.to raise_error(DMA::MisuseError)
+      expect(stranger.write_dma(mapping).wait.status).to eq :complete
+    end
+    DMA::Sim.attach("/mapped")
+    one, same = Array.new(2) { DMA::Device.open("/mapped") }
+    expect(same.write_dma(one.map(buffer)).wait.status).to eq :complete
+  ensure
+    DMA::Sim.detach("/mapped")
+  end
+
   it "ends with its device, and lets go of the memory" do
     buffer = DMA::Buffer.new(4096)
     mapping = DMA::Device.open(:sim) { |device| device.map(buffer) }

@@ -41,6 +41,32 @@ RSpec.describe "faults of a simulated machine" do
     expect([transfer.status, channel.stats[:interrupts]]).to eq [:complete, 0]
   end
 
+  it "lost_interrupt: whoever waits finds out when nothing more happens, and counts it" do
+    %i[ring isa].each do |controller|
+      sim = DMA::Sim.new(clock: :manual)
+      device = sim.device(controller: controller)
+      sim.inject(:lost_interrupt)
+      lost = device.write_dma("a" * 100)
+      device.write_dma("b" * 10_000, channel: 1)
+      expect(lost.wait.status).to eq :complete
+      expect([device.channel.stats[:lost_interrupts], device.channel(1).stats[:lost_interrupts]]).to eq [1, 0]
+      expect([device.stats[:lost_interrupts], sim.run_until_idle]).to eq [1, 0]
+      expect([device.write_dma("c").wait.status, device.stats[:lost_interrupts]]).to eq [:complete, 1]
+    end
+  end
+
+  it "lost_interrupt: at a timeout too, but not where the interrupt is held back or masked" do
+    sim.inject(:lost_interrupt)
+    expect(channel.submit(source: buffer, destination: 0).wait(timeout: 1).status).to eq :complete
+    expect([sim.time, channel.stats[:lost_interrupts]]).to eq [1.0, 1]
+    [{ coalesce: { time: 1e-3 } }, {}].each do |options|
+      device = sim.device(**options)
+      device.registers.write16(0x18, 0x4000) if options.empty?
+      expect(device.write_dma("x").wait(timeout: 1e-4).status).to eq :complete
+      expect(device.stats[:lost_interrupts]).to eq 0
+    end
+  end
+
   it "hang: the transfer and what comes behind it wait until it is given up" do
     sim.inject(:hang)
     hung, behind = Array.new(2) { |n| channel.submit(source: buffer, destination: 1000 * n) }
@@ -135,6 +161,16 @@ RSpec.describe "faults of a simulated machine" do
     expect { sim.inject(:hang, count: 0) }.to raise_error(ArgumentError, /count/)
     expect { sim.inject(:hang, count: "x") }.to raise_error(ArgumentError, /count/)
     expect { sim.inject(:hang, descriptor: 1, address: 2) }.to raise_error(ArgumentError, /one of/)
+    expect { sim.inject(:hang, address: 0) && sim.inject(:hang, channel: 0) }.to raise_error(ArgumentError, /no device/)
+    sim.clear_faults
+    { { device: 7 } => /device: 7.*device 0 with channels 0 to 3\z/, { channel: 99 } => /channel: 99 .* any device/,
+      { address: 1 << 48 } => /below 0x1000000000000/ }.each do |place, reason|
+      device
+      expect { sim.inject(:hang, **place) }.to raise_error(ArgumentError, reason)
+    end
+    sim.device(controller: :isa)
+    expect { sim.inject(:hang, device: 1, channel: 4) }.to raise_error(ArgumentError, /device 1 with .* 3 and 5 to 7/)
+    expect { sim.inject(:hang, device: 1, address: 1 << 30) }.to raise_error(ArgumentError, /device 1 reaches/)
     expect { sim.inject(:hang, descriptor: -1) }.to raise_error(StandardError)
     expect(statuses(3)).to all eq(:complete)
   end

@@ -272,8 +272,14 @@ RSpec.describe DMA::Sim, "controller: :isa" do
       expect(slow - cycles).to be_between(3 * 8000, 3 * 12_000)
     end
 
+    it "refuses a ring, for it fetches no descriptors" do
+      ring = DMA::Ring.new(2).tap { |one| one.add_transfer(0, 8, 8, direction: :within) }
+      expect { sim.device(controller: :isa).channel.submit(ring) }
+        .to raise_error(DMA::UnsupportedError, /8237s, which fetch no descriptors/)
+    end
+
     it "interrupts for each piece, and coalesces none" do
-      expect { sim.device(controller: :isa, coalesce: :adaptive) }.to raise_error(DMA::UnsupportedError, /coalesce/)
+      expect { sim.device(controller: :isa, coalesce: :adaptive) }.to raise_error(ArgumentError, /coalesce/)
     end
 
     it "aborts what waits for its interrupt, and goes on with the next" do

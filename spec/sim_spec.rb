@@ -88,6 +88,10 @@ RSpec.describe DMA::Sim do
       expect { free.step }.to raise_error(DMA::MisuseError, /clock: :manual/)
       expect { free.run_until_idle }.to raise_error(DMA::MisuseError)
       expect { sim.step(-1) }.to raise_error(ArgumentError, /cycles/)
+      expect { described_class.new(channels: 3) }
+        .to raise_error(ArgumentError, "unknown keyword: :channels; Sim#device has channels:")
+      expect { sim.device(bus: :pci, buss: 1) }
+        .to raise_error(ArgumentError, "unknown keywords: :bus, :buss; DMA::Sim.new has bus:")
       expect([free.clock, free.iommu?, free.seed, free.cycles]).to eq [:free, true, 0, 0]
       expect(sim.inspect).to include("manual")
     end

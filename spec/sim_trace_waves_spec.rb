@@ -172,6 +172,27 @@ RSpec.describe DMA::Trace do
       expect(words).to include("dev0.ch0", "waits", "to_device", "interrupt", "D4")
     end
 
+    it "names what failed below its box, in a line that has room for it, and in a colour of its own" do
+      failing = machine(bus: :pci)
+      failing.inject(:bus_error)
+      svg = failing.trace { failing.device.write_dma("x").then { failing.run_until_idle } }.to_svg
+      expect(texts(svg)).to include("bus_read_error", "failed")
+      expect(svg).to match(/<rect [^>]*fill="#f87171"[^>]*>.*<text [^>]*fill="#b91c1c">bus_read_error</m)
+      expect(texts(trace.to_svg) & %w[failed status]).to eq %w[status]
+    end
+
+    it "explains no mark that is not to be seen" do
+      expect(texts(trace.to_svg(from: 0, to: 20))).not_to include("interrupt")
+    end
+
+    it "shows the links of two devices in colours of their own" do
+      links = machine(bus: :pcie)
+      devices = Array.new(2) { links.device }
+      svg = links.trace { devices.map { |device| device.write_dma("x" * 64) }.each(&:wait) }.to_svg
+      expect(texts(svg).tally).to include("dev0" => 2, "dev1" => 2, "link" => 2)
+      expect(svg).to include("#99f6e4", "#fbcfe8")
+    end
+
     it "shows a window" do
       svg = trace.to_svg(from: 26, to: 33)
       expect(svg).to include("cycles 26 to 33, 210 ns", "to_device 16 B")

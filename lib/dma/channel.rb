@@ -46,7 +46,7 @@ module DMA
     # @return [Transfer]
     # @raise [RingFullError] where there is no room; nothing was submitted then
     # @raise [AlignmentError, ArgumentError] for what the device does not take, with the limit
-    # @raise [MisuseError] for a mapping that was taken away, or is for the other direction
+    # @raise [MisuseError] for a mapping that was taken away, is for the other direction, or of another device
     def submit(list = nil, fence: false, interrupt: true, **element)
       return native_submit_ring(list, fence) if list.is_a?(Ring)
 
@@ -54,6 +54,7 @@ module DMA
     end
 
     # As {#submit}, but the transfer begins with the next {#kick} or {#submit}: descriptors first, one doorbell after.
+    # Whoever waits for a transfer of the channel rings the doorbell too.
     #
     # @return [Transfer]
     def enqueue(list = nil, fence: false, interrupt: true, **element)

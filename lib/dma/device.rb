@@ -71,6 +71,10 @@ module DMA
       private
 
       def open_path(path, direct, options)
+        unless path.respond_to?(:to_str) || path.respond_to?(:to_path)
+          raise TypeError, "#{path.inspect} is no device: give a path (String, #to_path), the address of a PCI " \
+                           "function, or :sim, for a simulated one"
+        end
         return open_pci(path, direct, **options) if path.is_a?(String) && native_pci?(path)
 
         others = options.keys - [:engine]
@@ -309,7 +313,9 @@ module DMA
     end
 
     # Running totals. `:submitted` transfers are `:completed`, `:failed` or `:outstanding`, and `:statuses` says how
-    # each ended; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
+    # each ended; `:lost_interrupts` are transfers that a wait found ended though no interrupt had told of them: none
+    # had come for a while, or, on a machine with a manual clock, nothing was left to happen before its timeout; polling
+    # counts none; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
     # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
     # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of
     # software, `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`,

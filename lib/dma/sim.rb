@@ -52,9 +52,10 @@ module DMA
       #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
       #   interrupt after the other
       # @return [Sim]
-      # @raise [ArgumentError] for what cannot be
+      # @raise [ArgumentError] for what cannot be, also an option of {#device}
       def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
-              memory_bandwidth: nil, interrupt_cost: nil)
+              memory_bandwidth: nil, interrupt_cost: nil, **others)
+        elsewhere(others, instance_method(:device), "Sim#device")
         boolean(iommu, "iommu")
         DMA.__send__(:natural, latency_timer, "latency_timer", 64) unless latency_timer.nil?
         memory_bandwidth = whole(memory_bandwidth, "memory_bandwidth", "bytes a second") unless memory_bandwidth.nil?
@@ -88,6 +89,15 @@ module DMA
       end
 
       private
+
+      # Refuses options that there are none of, and says of which method they are.
+      def elsewhere(others, method, name)
+        return if others.empty?
+
+        known = others.keys & method.parameters.filter_map { |kind, option| option if kind == :key }
+        hint = "; #{name} has #{known.join(":, ")}:" unless known.empty?
+        raise ArgumentError, "unknown keyword#{"s" if others.size > 1}: #{others.keys.map(&:inspect).join(", ")}#{hint}"
+      end
 
       # What a bus consists of.
       def timing(bus)
@@ -196,9 +206,10 @@ module DMA
     # @!attribute [r] stats
     #   What happened on the bus since the machine was made.
     #   @return [Hash{Symbol => Object}] `:cycles`; `:dma_cycles`, for which channels had the bus; `:cpu_load`, which
-    #     was asked for, in whole cycles; `:cpu_accesses`, `:cpu_cycles` that they took, and `:cpu_stall_cycles` that
-    #     the CPU waited for the bus; `:cpu_operations`, its loads and stores of devices ({Device#pio_write}), of
-    #     descriptors and doorbells, and for interrupts; `:masters`, a Hash for each channel: `:device` and `:channel`,
+    #     was asked for, in whole cycles; `:cpu_accesses` that have begun, `:cpu_cycles` that they take, also of the one
+    #     that is not over yet, and `:cpu_stall_cycles` that the CPU waited for the bus; `:cpu_operations`, its loads
+    #     and stores of devices ({Device#pio_write}), of descriptors and doorbells, and for interrupts;
+    #     `:masters`, a Hash for each channel: `:device` and `:channel`,
     #     their numbers (no channel: the 8237s of a device, which are one master), `:grants` of the bus, `:cycles` that
     #     it had it, `:wait_cycles` between asking for it and having it, until now where it still waits, and the
     #     `:longest_wait` of them; `:interrupts` whose handlers have looked, and `:interrupt_cycles` of the CPU's time
@@ -208,7 +219,9 @@ module DMA
     #   @return [Boolean]
 
     # @!method run_until_idle
-    #   Lets everything happen that can.
+    #   Lets everything happen that can, as long as no driver looks. What waits for its driver to look for completions
+    #   ({Channel#poll}, {Transfer#done?}, any wait) still waits: what is behind a fence, whether what comes before it
+    #   has failed or not, and what found no room in the ring.
     #   @return [Integer] how many cycles that took
     #   @raise [MisuseError] on a machine with a free clock
 
@@ -243,7 +256,8 @@ module DMA
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil)
+               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil, **others)
+      Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
       end
@@ -279,6 +293,8 @@ module DMA
     # @param channel [Integer, nil] nil: any
     # @param count [Integer, nil] how often; nil: once, or with a probability for ever
     # @return [self]
+    # @raise [ArgumentError] for a device or a channel that there is not, with those that there are, and for an address
+    #   that no device reaches
     def inject(kind, descriptor: nil, address: nil, probability: nil, device: nil, channel: nil, count: nil)
       unless count.nil? || (count.is_a?(Integer) && count.positive?)
         raise ArgumentError, "count: #{count.inspect} is not 1 or more"

@@ -209,7 +209,8 @@ fn native_submit(
     kick: bool,
     bounce: bool,
 ) -> Result<Obj<Transfer>, Error> {
-    let elements = (0..list.len()).map(|index| element(ruby, list.entry(index as isize)?));
+    let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
+    let elements = (0..list.len()).map(|index| element(ruby, list.entry(index as isize)?, device));
     let elements = elements.collect::<Result<_, Error>>()?;
     let request = Request { fence, interrupt, bounce, ..Request::list(elements) };
     Channel::submit(this, ruby, request, kick, None, None)

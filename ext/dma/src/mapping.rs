@@ -47,9 +47,18 @@ impl DataTypeFunctions for Mapping {
 }
 
 impl Mapping {
-    /// The memory, for a transfer that does this to it.
-    pub fn memory(&self, ruby: &Ruby, access: Access) -> Result<(Arc<Region>, usize, usize), Error> {
+    /// The memory, for a transfer of a device that does this to it.
+    pub fn memory(&self, ruby: &Ruby, access: Access, device: &Device) -> Result<(Arc<Region>, usize, usize), Error> {
         self.with(ruby, |_| ())?;
+        let own = <&Device>::try_convert(self.device.get_inner_with(ruby))?;
+        let (own, other) = (own.open(ruby)?, device.open(ruby)?);
+        if !Arc::ptr_eq(&own, &other) {
+            let (own, other) = (own.name(), other.name());
+            return Err(misuse(
+                ruby,
+                format!("this mapping is of {own}, whose bus addresses are its own; map the memory for {other}, or give the buffer"),
+            ));
+        }
         if !self.access.allows(access) {
             let (may, wants) = (self.access.name(), access.name());
             return Err(misuse(

@@ -7,6 +7,7 @@ use dma_core::transfer::{Access, Direction, Op};
 use magnus::{prelude::*, Error, Integer, RArray, Ruby, TryConvert, Value};
 
 use crate::buffer::{region_of, Buffer, Size};
+use crate::device::Device;
 use crate::error::{argument, exception, OrRaise};
 use crate::keeper;
 use crate::mapping::Mapping;
@@ -18,7 +19,7 @@ enum Operand {
     Memory { region: Arc<Region>, offset: usize, len: usize, owner: Option<Value> },
 }
 
-fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> {
+fn operand(ruby: &Ruby, value: Value, access: Access, device: &Device) -> Result<Operand, Error> {
     if let Some(integer) = Integer::from_value(value) {
         let address = integer.to_u64();
         return address
@@ -31,7 +32,7 @@ fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> 
         return Ok(Operand::Memory { region, offset, len, owner: buffer.is_foreign().then_some(value) });
     }
     if let Ok(mapping) = <&Mapping>::try_convert(value) {
-        let (region, offset, len) = mapping.memory(ruby, access)?;
+        let (region, offset, len) = mapping.memory(ruby, access, device)?;
         return Ok(Operand::Memory { region, offset, len, owner: mapping.owner(ruby)? });
     }
     if view::is_io_buffer(ruby, value)? {
@@ -47,11 +48,11 @@ fn operand(ruby: &Ruby, value: Value, access: Access) -> Result<Operand, Error> 
     Err(exception(ruby.exception_type_error(), message))
 }
 
-/// An element `[source, destination, length]`; a length of nil is that of the memory.
-pub fn element(ruby: &Ruby, list: RArray) -> Result<Op, Error> {
+/// An element `[source, destination, length]` for a device; a length of nil is that of the memory.
+pub fn element(ruby: &Ruby, list: RArray, device: &Device) -> Result<Op, Error> {
     let (source, destination, length): (Value, Value, Option<Size>) = (list.entry(0)?, list.entry(1)?, list.entry(2)?);
     let length = length.map(|Size(length)| length);
-    let (from, to) = (operand(ruby, source, Access::Read)?, operand(ruby, destination, Access::Write)?);
+    let (from, to) = (operand(ruby, source, Access::Read, device)?, operand(ruby, destination, Access::Write, device)?);
     let (direction, address, (region, offset, len, owner)) = match (from, to) {
         (Operand::Device(from), Operand::Device(to)) => {
             let Some(len) = length else {

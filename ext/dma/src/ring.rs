@@ -55,6 +55,11 @@ impl Ring {
             let message = format!("{} fetches no descriptors by itself; submit the transfers one by one", core.name());
             return Err(Core::Unsupported(message)).or_raise(ruby);
         };
+        if sim.is_isa() {
+            let message =
+                format!("{} has 8237s, which fetch no descriptors; submit the transfers one by one", core.name());
+            return Err(Core::Unsupported(message)).or_raise(ruby);
+        }
         let ring = self.ring(ruby)?;
         if self.is_under_way() {
             return Err(busy(ruby, "the ring was submitted, and the device has not done with it; wait for that first"));

@@ -263,7 +263,9 @@ fn native_inject(
         (None, None, Some(probability)) => Trigger::Probability(probability),
         _ => return Err(argument(ruby, "give one of descriptor:, address: and probability:")),
     };
-    this.machine.inject(Fault { kind, trigger, device, channel, count });
+    let fault = Fault { kind, trigger, device, channel, count };
+    this.machine.check_fault(&fault).or_raise(ruby)?;
+    this.machine.inject(fault);
     Ok(())
 }
 

@@ -283,6 +283,11 @@ impl Channel {
         self.queue.as_ref().and_then(|queue| queue.interrupts())
     }
 
+    /// Whether an interrupt for what has completed is still to come.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.is_owed())
+    }
+
     /// Whether a write waits for blocks that others occupy, which may last until somebody looks at their channel.
     fn is_refused(&self) -> bool {
         self.merging.as_ref().is_some_and(|merging| merging.refused)

@@ -287,6 +287,10 @@ pub trait Queue: Send + Debug {
     fn interrupts(&self) -> Option<u64> {
         None
     }
+    /// Whether an interrupt for what has completed is still to come, where that is known: it is held back, masked, or not handled yet.
+    fn is_owed(&self) -> bool {
+        false
+    }
     /// Stops everything at once, where the engine can do that: it uses no memory of ours from now on, and completes nothing more.
     /// Otherwise false.
     fn stop(&mut self) -> bool;

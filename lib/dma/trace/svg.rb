@@ -15,6 +15,9 @@ module DMA
       LINE = 26
       WORDS = 20
       SCOPE = 22
+      # What a line is higher by in which something failed, for the name of that, and a letter of it.
+      FAILURE = 12
+      SMALL = 5.2
       # Levels and boxes inside of a line.
       HIGH = 5
       LOW = 21
@@ -28,11 +31,12 @@ module DMA
       # What is in a box, by its first word, and the meaning of what does not say it.
       FILLS = { "CPU" => "#d1d5db", "fetch" => "#fde68a", "to_device" => "#93c5fd", "from_device" => "#86efac",
                 "within" => "#d8b4fe", "memory" => "#d8b4fe", "status" => "#fdba74", "waits" => "white",
-                "hangs" => "#fca5a5", "nothing" => "white", "A" => "#fef3c7", "D" => "#f3f4f6" }.freeze
+                "failed" => "#f87171", "hangs" => "#fca5a5", "nothing" => "white", "A" => "#fef3c7",
+                "D" => "#f3f4f6" }.freeze
       MEANINGS = { "A" => "A: address", "D" => "D1, D2 ...: data", "waits" => "waits for the bus" }.freeze
       DEVICES = %w[#99f6e4 #fbcfe8 #d9f99d #c7d2fe #fed7aa].freeze
-      private_constant :NAMES, :CYCLE, :WIDEST, :WIDTH, :LINE, :WORDS, :SCOPE, :HIGH, :LOW, :LETTER, :TICK, :GREY, :RED,
-                       :SHADE, :FILLS, :MEANINGS, :DEVICES
+      private_constant :NAMES, :CYCLE, :WIDEST, :WIDTH, :LINE, :WORDS, :SCOPE, :FAILURE, :SMALL, :HIGH, :LOW, :LETTER,
+                       :TICK, :GREY, :RED, :SHADE, :FILLS, :MEANINGS, :DEVICES
 
       # @param waves [Array] scope, name, kind and changes of each signal
       # @param cycles [Range] what is shown
@@ -56,7 +60,7 @@ module DMA
         @waves.chunk_while { |one, other| one[0] == other[0] }.each do |lines|
           rows << text(12, top + 16, lines[0][0], weight: "bold")
           top += SCOPE
-          lines.each { |line| rows.concat(row(line, top)) && top += LINE }
+          lines.each { |line| rows.concat(row(line, top)) && top += height(line) }
         end
         page([title, *legend, *axis(axis, top), *rows], top + 12)
       end
@@ -92,8 +96,9 @@ module DMA
       end
 
       def signs
-        texts = @waves.select { |_, _, kind| kind == :text }.flat_map { |*, changes| changes.map(&:last) }
-        boxes = (texts.map { |words| key(words) }.uniq - [""]).map do |word|
+        texts = @waves.select { |_, _, kind| kind == :text }
+        keys = texts.flat_map { |scope, *, changes| changes.map { |_, words| key(words, scope) } }
+        boxes = (keys.uniq - [""]).map do |word|
           [->(left, top) { box(left, top - 9, 18, 11, word) }, MEANINGS.fetch(word, word)]
         end
         [*boxes, *line_signs]
@@ -106,7 +111,8 @@ module DMA
           "lost interrupt" => [/irq_lost\z/, ->(left, top) { cross(left + 9, top - 4) }],
           "terminal count" => [/tc\z/, ->(left, top) { dot(left + 9, top - 4) }]
         }
-        signs.filter_map { |words, (name, sign)| [sign, words] if @waves.any? { |wave| wave[1].match?(name) } }
+        seen = @waves.reject { |*, changes| changes.empty? }
+        signs.filter_map { |words, (name, sign)| [sign, words] if seen.any? { |wave| wave[1].match?(name) } }
       end
 
       # Cycles, and the time of each tick.
@@ -131,10 +137,14 @@ module DMA
         end
       end
 
-      def row((_, name, kind, changes), top)
+      def height((_, _, kind, changes))
+        kind == :text && changes.any? { |_, words| failure(words) } ? LINE + FAILURE : LINE
+      end
+
+      def row((scope, name, kind, changes), top)
         drawn = case kind
                 when :level then level(changes, top, low: name.end_with?("#"))
-                when :text then boxes(changes, top)
+                when :text then boxes(changes, top, scope) + failures(changes, top)
                 else changes.map { |cycle| mark(cycle, top, name) }
                 end
         [text(NAMES - 8, top + 17, name, anchor: "end"), *drawn]
@@ -151,25 +161,44 @@ module DMA
       end
 
       # Words in boxes, as many as there is room for, and a thin line where there is nothing.
-      def boxes(changes, top)
+      def boxes(changes, top, scope)
         middle = top + ((HIGH + LOW) / 2)
         spans(changes).map do |from, to, words|
           next %(<path d="M#{from} #{middle}H#{to}" stroke="#9ca3af"/>) if words.empty?
 
           fitting = [words, words[/\S+/]].find { |some| (some.size * LETTER) + 4 <= to - from }
           inside = text(((from + to) / 2).round(1), middle + 4, fitting, anchor: "middle") if fitting
-          "<g><title>#{escape(words)}</title>#{box(from, top + HIGH, to - from, LOW - HIGH, words)}#{inside}</g>"
+          drawn = box(from, top + HIGH, to - from, LOW - HIGH, key(words, scope))
+          "<g><title>#{escape(words)}</title>#{drawn}#{inside}</g>"
         end
       end
 
-      def box(left, top, width, height, words)
-        dashes = ' stroke-dasharray="3 2"' if words == "waits"
-        rectangle(left, top, width, height, %(fill="#{fill(key(words))}" stroke="black"#{dashes}))
+      # The names of what failed, below the boxes, as many as there is room for.
+      def failures(changes, top)
+        free = 0
+        spans(changes).filter_map do |_, to, words|
+          name = failure(words)
+          next if name.nil? || to - (name.size * SMALL) < free
+
+          free = to + SMALL
+          text(to, top + LOW + 10, name, anchor: "end", fill: RED, size: 9)
+        end
       end
 
-      # The first word, without the number of a channel or of data.
-      def key(words)
-        words[/\A(?:(?:dev|ch)\d+|D(?=\d)|\S+)/].to_s
+      def failure(words)
+        words[/\Astatus (?!complete)(\w+)/, 1]
+      end
+
+      def box(left, top, width, height, key)
+        dashes = ' stroke-dasharray="3 2"' if key == "waits"
+        rectangle(left, top, width, height, %(fill="#{fill(key)}" stroke="black"#{dashes}))
+      end
+
+      # What says the colour: the device, also of a channel on its link; else the first word, without a number.
+      def key(words, scope)
+        return "failed" if failure(words)
+
+        words.match?(/\Ach\d/) ? scope : words[/\A(?:dev\d+|D(?=\d)|\S+)/].to_s
       end
 
       def fill(key)

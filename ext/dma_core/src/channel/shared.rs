@@ -202,7 +202,7 @@ impl Shared {
         if !self.spin.is_zero() {
             let started = Instant::now();
             while !Ticket::any_ended(tickets) && started.elapsed() < self.spin {
-                self.seek(tickets).map_err(|error| waiter.error(error))?;
+                self.seek(tickets, true).map_err(|error| waiter.error(error))?;
                 std::hint::spin_loop();
             }
         }
@@ -281,12 +281,18 @@ impl Shared {
     }
 
     /// Reaps completions and pushes what fits, unless one of the transfers has ended, if only because the channel was closed; a
-    /// number that changes with whatever was pushed or reaped.
-    fn seek(&self, tickets: &[Arc<Ticket>]) -> Result<u64> {
+    /// number that changes with whatever was pushed or reaped. Where no interrupt asked for it, the interrupts of what is found were
+    /// lost, unless they are still to come.
+    fn seek(&self, tickets: &[Arc<Ticket>], is_asked: bool) -> Result<u64> {
         let mut state = self.lock()?;
         if !Ticket::any_ended(tickets) {
-            state.channel()?;
+            let channel = state.channel()?;
+            let is_owed = is_asked || channel.is_owed();
+            let before = state.table.pending();
             state.spin()?;
+            if !is_owed {
+                self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
+            }
         }
         Ok(state.channel.as_ref().map_or(0, |channel| channel.moves))
     }

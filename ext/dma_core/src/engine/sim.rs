@@ -20,6 +20,7 @@ mod machine;
 mod memory;
 mod moderation;
 mod pio;
+mod place;
 mod port;
 mod registers;
 mod requester;

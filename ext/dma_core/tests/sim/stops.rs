@@ -111,7 +111,7 @@ fn a_fault() -> impl Strategy<Value = (Kind, Option<u64>)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 48, ..ProptestConfig::default() })]
 
     #[test]
     fn a_transfer_that_fails_costs_the_same_whoever_looks(

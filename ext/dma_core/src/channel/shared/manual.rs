@@ -23,10 +23,9 @@ struct Heard {
 }
 
 impl Heard {
-    /// Another step of the machine is over, and so many interrupts have come: whether to look again.
-    fn of_more(&mut self, count: Option<u64>) -> bool {
-        self.steps += 1;
-        self.polls || count.is_none() || count != self.count || self.steps >= SILENCE
+    /// So many interrupts have come: whether one of them asked to look again.
+    fn of_more(&self, count: Option<u64>) -> bool {
+        self.polls || count.is_none() || count != self.count
     }
 }
 
@@ -43,24 +42,27 @@ impl Shared {
         let until = nanos.map(|nanos| clock.now().saturating_add(nanos));
         let (mut before, mut heard) = (None, Heard::default());
         loop {
-            if before.is_none() || heard.of_more(self.interrupts()) {
+            let is_asked = before.is_none() || heard.of_more(self.interrupts());
+            if is_asked || heard.steps >= SILENCE {
                 heard = Heard {
                     polls: self.lock().is_ok_and(|state| state.must_poll()),
                     count: self.interrupts(),
                     steps: 0,
                 };
-                before = Some(self.seek(tickets).map_err(|error| waiter.error(error))?);
+                before = Some(self.seek(tickets, is_asked).map_err(|error| waiter.error(error))?);
             }
             waiter.reaped(&mut || {})?;
             if Ticket::any_ended(tickets) {
                 return Ok(());
             }
             if clock.step_until(until) {
+                heard.steps += 1;
                 waiter.step()?;
                 continue;
             }
             // Another thread may have let happen what this one waits for, or what that has to wait for.
-            let after = self.seek(tickets).map_err(|error| waiter.error(error))?;
+            let is_asked = heard.of_more(self.interrupts());
+            let after = self.seek(tickets, is_asked).map_err(|error| waiter.error(error))?;
             if before.replace(after) == Some(after) {
                 return Ok(());
             }

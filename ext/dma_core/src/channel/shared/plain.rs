@@ -50,7 +50,7 @@ impl Shared {
         let (what, advice) = match timeout {
             Some(timeout) => (
                 format!("took longer than {} s and was given up", timeout.as_secs_f64()),
-                "; wait longer, or look at the channel's statistics for what it hangs on",
+                "; wait longer, where the device is slow or has much to do before it",
             ),
             None => ("will never end: the machine has nothing left to do; it was given up".into(), ""),
         };

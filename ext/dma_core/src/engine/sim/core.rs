@@ -1,5 +1,7 @@
 //! What happens next: the machine's time goes from the end of one transaction to the end of the next.
 
+mod passing;
+
 use std::borrow::Cow;
 
 use super::arbiter::{Arbiter, Grant, MasterStats};
@@ -12,7 +14,7 @@ use super::memory::Memory;
 use super::requester::Requester;
 use super::timers::Timers;
 use super::timing::Timing;
-use super::trace::{Record, Run};
+use super::trace::{Master, Record, Run};
 use super::worker::Step;
 
 /// The machine's state, under its lock.
@@ -65,6 +67,11 @@ impl Seat {
         let asks = self.controller.next_len(1).is_some();
         self.asked = if asks { self.asked.or(Some(now)) } else { None };
         asks
+    }
+
+    /// Whose transaction is next, and how many bytes it moves.
+    fn next(&self) -> (Master, Option<u64>) {
+        (self.controller.master(), self.controller.next_len(u64::MAX))
     }
 
     /// Asks no more, if it has nothing to do; what it waited by then, it has.
@@ -130,19 +137,25 @@ impl Core {
         channel: Option<u16>,
         mut work: impl FnMut(&mut Requester, &mut Bus<'_>),
     ) {
-        let (seats, buses, mut bus) = self.parts();
-        let now = bus.now;
-        for (index, seat) in seats.iter_mut().enumerate() {
-            if seat.controller.is_of(device, channel) {
-                let before = seat.controller.next_len(u64::MAX);
-                work(&mut seat.controller, &mut bus);
-                // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does
-                // not keep it from its end.
-                let changed = seat.controller.next_len(u64::MAX) != before;
-                let gone = buses[seat.bus].current.take_if(|current| changed && current.index == index);
-                seat.withdraw(gone.map_or(now, |current| current.begin));
+        for index in 0..self.seats.len() {
+            if self.seats[index].controller.is_of(device, channel) {
+                self.touch(index, &mut work);
             }
         }
+    }
+
+    /// Runs `work` on one master, for which all has happened that is over by now.
+    fn touch(&mut self, index: usize, work: impl FnOnce(&mut Requester, &mut Bus<'_>)) {
+        self.settle(index);
+        let (seats, buses, mut bus) = self.parts();
+        let (now, seat) = (bus.now, &mut seats[index]);
+        let before = seat.next();
+        work(&mut seat.controller, &mut bus);
+        // Another transaction begins anew. The same one goes on, so that who polls a register between small steps does not keep it
+        // from its end.
+        let changed = seat.next() != before;
+        let gone = buses[seat.bus].current.take_if(|current| changed && current.index == index);
+        seat.withdraw(gone.map_or(now, |current| current.begin));
     }
 
     /// Its channels, the buses, and what a channel needs where it has no bus: for what software or a timer has it do now.
@@ -236,12 +249,12 @@ impl Core {
         let handled = self.handlers.serve(self.now);
         let master = handled.map(|handled| handled.master).or_else(|| self.timers.pop());
         let Some((device, channel)) = master else { return };
-        let (seats, _, mut bus) = self.parts();
-        let Some(seat) = seats.iter_mut().find(|seat| seat.controller.is_of(device, Some(channel))) else { return };
-        match handled {
-            Some(handled) => seat.controller.handled(handled, &mut bus),
-            None => seat.controller.tell(&mut bus),
-        }
+        let is_of = |seat: &Seat| seat.controller.is_of(device, Some(channel));
+        let Some(index) = self.seats.iter().position(is_of) else { return };
+        self.touch(index, |requester, bus| match handled {
+            Some(handled) => requester.handled(handled, bus),
+            None => requester.tell(bus),
+        });
     }
 
     /// When the transaction ends that ends first, of those that are on the buses now, and on which it is. Somebody may look at what
@@ -293,6 +306,7 @@ impl Core {
         } else {
             self.share(&mut current);
         }
+        self.seats[index].controller.begin();
         Some(current)
     }
 

@@ -211,6 +211,12 @@ impl Block {
         Block { cycles: cycles(len), units, unit, goes_on: false }
     }
 
+    /// What is over of it in one go when only `rest` is left, and that.
+    pub(super) fn cut(self, rest: Block) -> (Block, Block) {
+        let cycles = self.cycles.saturating_sub(rest.cycles);
+        (Block { cycles, ..self }, Block { goes_on: true, ..rest })
+    }
+
     /// For how many cycles the channel has the bus.
     pub(super) fn taken(&self, mode: Mode) -> u64 {
         match mode {

@@ -199,13 +199,13 @@ impl Device {
     /// When a channel interrupts, from now on.
     ///
     /// # Errors
-    /// [`Error::Argument`] for what cannot be, [`Error::Unsupported`] for an 8237.
+    /// [`Error::Argument`] for what cannot be, and for an 8237.
     pub fn coalesce(&self, channel: u16, coalesce: Coalesce) -> Result<()> {
         coalesce.check()?;
         if self.is_isa() {
-            let reason =
-                "a card interrupts when its channel has moved what it was programmed for; coalesce: is for others";
-            return if coalesce == Coalesce::NONE { Ok(()) } else { Err(Error::Unsupported(reason.into())) };
+            let reason = "coalesce: a card interrupts when its 8237 has moved what it was programmed for, and holds nothing back; leave \
+                          coalesce: out";
+            return if coalesce == Coalesce::NONE { Ok(()) } else { Err(Error::Argument(reason.into())) };
         }
         self.with_controller(channel, |controller, bus| controller.coalesce(coalesce, bus));
         self.machine.wake();

@@ -191,8 +191,12 @@ impl Queue for Driver {
     }
 
     fn interrupts(&self) -> Option<u64> {
-        // Where they come at once, who looks after each step sees the same, and those that are lost as well.
-        self.port.late.load(Relaxed).then(|| self.port.delivered.load(Acquire))
+        Some(self.port.delivered.load(Acquire))
+    }
+
+    fn is_owed(&self) -> bool {
+        self.port.late.load(Relaxed)
+            && self.device.with_controller(self.port.index, |controller, bus| controller.owes(bus))
     }
 
     fn stop(&mut self) -> bool {

@@ -109,6 +109,11 @@ impl Handlers {
         self.cost == InterruptCost::default()
     }
 
+    /// Whether a message of a channel waits for its handler.
+    pub(super) fn has(&self, master: Master) -> bool {
+        self.waiting.iter().any(|waiting| waiting.master == master)
+    }
+
     /// When the next handler looks at its device.
     pub(super) fn due(&self) -> Option<u64> {
         self.waiting.front().map(|first| self.begin_of(first).saturating_add(self.timing.cycle_at(self.cost.entry)))

@@ -270,6 +270,14 @@ impl Machine {
         self.with(|core| core.faults.add(fault));
     }
 
+    /// Whether there is what a fault is to strike.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a device or a channel that there is not, and an address that none reaches.
+    pub fn check_fault(&self, fault: &Fault) -> Result<()> {
+        self.with(|core| core.check_place(fault))
+    }
+
     /// Lets go wrong nothing more of what was injected.
     pub fn clear_faults(&self) {
         self.with(|core| core.faults.clear());

@@ -41,6 +41,22 @@ impl Requester {
         number == device && is_channel
     }
 
+    /// The channels that it moves bytes by.
+    pub(super) fn channels(&self) -> Vec<u16> {
+        match self {
+            Requester::Ring(controller) => vec![controller.master().1],
+            Requester::Isa(_) => Isa::channels(),
+        }
+    }
+
+    /// The end of what addresses it moves bytes at, of the bus or its own.
+    pub(super) fn reach(&self) -> u64 {
+        match self {
+            Requester::Ring(controller) => controller.port.common.options.reach(),
+            Requester::Isa(isa) => isa.options().reach(),
+        }
+    }
+
     /// How many bytes the next transaction moves, of up to `burst`; `None` where there is nothing to do.
     pub(super) fn next_len(&self, burst: u64) -> Option<u64> {
         match self {
@@ -120,6 +136,21 @@ impl Requester {
         match self {
             Requester::Ring(controller) => controller.handled(handled, bus),
             Requester::Isa(isa) => isa.handled(handled, bus),
+        }
+    }
+
+    /// Bytes of each transfer of a run that is carried out in parts, where somebody looks into it; `None`: it is not.
+    pub(super) fn piece(&self) -> Option<u64> {
+        match self {
+            Requester::Ring(_) => None,
+            Requester::Isa(isa) => isa.piece(),
+        }
+    }
+
+    /// It was granted the bus for its next transaction.
+    pub(super) fn begin(&mut self) {
+        if let Requester::Isa(isa) = self {
+            isa.begin_run();
         }
     }
 

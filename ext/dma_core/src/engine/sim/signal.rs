@@ -71,6 +71,12 @@ impl Controller {
         self.signal.moderation.due()
     }
 
+    /// Whether it has completed what nobody was told of yet, and somebody will be.
+    pub(super) fn owes(&self, bus: &Bus<'_>) -> bool {
+        let Signal { moderation, vector } = &self.signal;
+        moderation.due().is_some() || vector.is_pending() || bus.handlers.has(self.master())
+    }
+
     /// Follows another rule from now on.
     pub(super) fn coalesce(&mut self, coalesce: Coalesce, bus: &mut Bus<'_>) {
         self.signal.moderation.change(coalesce, bus.timing, bus.now);

@@ -93,13 +93,13 @@ impl Run {
     }
 
     /// From the beginning of a tenure to the end of another.
-    fn stretch(&self, first: u64, last: u64) -> Tenure {
+    fn spanning(&self, first: u64, last: u64) -> Tenure {
         let begin = |index: u64| self.begin.saturating_add(index.saturating_mul(self.period));
         Tenure { master: self.master, begin: begin(first), end: begin(last).saturating_add(self.len) }
     }
 
     fn tenures(&self, span: &Range<u64>) -> impl Iterator<Item = Tenure> + '_ {
-        self.within(span).map(|index| self.stretch(index, index))
+        self.within(span).map(|index| self.spanning(index, index))
     }
 
     /// Its tenures in `all`: those in `seen` and next to it by themselves, the rest before and behind in one part each.
@@ -109,7 +109,7 @@ impl Run {
         let last = seen.end.saturating_add(1).clamp(first, all.end);
         let part = |first: u64, end: u64, is_seen| {
             let cycles = (end - first).saturating_mul(self.len);
-            Part { tenure: self.stretch(first, end - 1), cycles, is_seen }
+            Part { tenure: self.spanning(first, end - 1), cycles, is_seen }
         };
         let rest = |range: Range<u64>| (!range.is_empty()).then(|| part(range.start, range.end, false));
         let seen = (first..last).map(move |index| part(index, index + 1, true));

@@ -87,6 +87,18 @@ impl Board {
         self.pair.grant().map(|grant| u64::from(self.run(&grant)) * grant.width)
     }
 
+    /// Bytes of one of its transfers.
+    pub(super) fn piece(&self) -> Option<u64> {
+        self.pair.grant().map(|grant| grant.width)
+    }
+
+    /// The next run has the bus.
+    pub(super) fn begin(&mut self) {
+        if let Some(grant) = self.pair.grant() {
+            self.pair.begin(&grant);
+        }
+    }
+
     /// Transfers of the next run: a demand ends with what the card asks for.
     fn run(&self, grant: &Grant) -> u32 {
         let run = grant.service.run();
@@ -123,11 +135,12 @@ impl Board {
         Timing { width: grant.width, beat, setup, payload, overhead: 0, dual: 0, ..*bus }
     }
 
-    /// Moves the next run. Returns the channel whose card interrupts, because it has all that it asked for, met the terminal count or
+    /// Moves the next run, or as much of it as has the bus. Returns the channel whose card interrupts, because it has all that it asked for, met the terminal count or
     /// gave up.
     pub(super) fn transact(&mut self, bus: &mut Bus<'_>) -> Option<usize> {
         let grant = self.pair.grant()?;
-        let (channel, run) = (usize::from(grant.channel), self.run(&grant));
+        let granted = u32::try_from(bus.len / grant.width).unwrap_or(u32::MAX);
+        let (channel, run) = (usize::from(grant.channel), self.run(&grant).min(granted));
         let was_busy = self.cards[channel].is_busy();
         if let Transfer::MemoryToMemory { to, holds } = grant.service.transfer {
             self.copy(&grant, (to, holds), run, bus);

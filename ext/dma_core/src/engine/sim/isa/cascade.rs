@@ -208,6 +208,14 @@ impl Pair {
         self.first.is_active() || self.second.is_active()
     }
 
+    /// The bus is given to it: nobody interrupts this service, or the transfer under way where it is single.
+    pub(super) fn begin(&mut self, grant: &Grant) {
+        self.second.begin();
+        if !is_wide(grant.channel) {
+            self.first.begin();
+        }
+    }
+
     /// So many transfers were made of those that the bus is [granted](Pair::grant) for; true at the terminal count.
     pub(super) fn advance(&mut self, grant: &Grant, transfers: u32) -> bool {
         if is_wide(grant.channel) {

@@ -337,6 +337,11 @@ impl Chip {
         self.command & command::ADDRESS_HOLD != 0
     }
 
+    /// The [service](Chip::service) has the bus.
+    pub(super) fn begin(&mut self) {
+        self.active = self.service().map(|service| service.channel);
+    }
+
     /// So many transfers of the [service](Chip::service) were made, no more than were left; true where that was the terminal
     /// count.
     pub(super) fn advance(&mut self, transfers: u32) -> bool {

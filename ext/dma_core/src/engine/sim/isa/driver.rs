@@ -5,8 +5,9 @@
 //! 16 MiB that it reaches is bounced, as the kernel's swiotlb does it (Documentation/core-api/swiotlb.rst): through an area below, a
 //! page of it for each channel.
 
+mod master;
+
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
@@ -17,10 +18,7 @@ use super::chip::mode;
 use crate::engine::sim::controller::Bus;
 use crate::engine::sim::cpu::Mode;
 use crate::engine::sim::faults::Kind;
-use crate::engine::sim::handler::Handled;
-use crate::engine::sim::port::{Common, Port, INTERRUPT};
-use crate::engine::sim::timing::Timing;
-use crate::engine::sim::trace::{Master, What};
+use crate::engine::sim::trace::What;
 use crate::engine::{Manner, Mapping, Stats};
 use crate::error::{Error, Result};
 use crate::memory::Span;
@@ -116,66 +114,6 @@ pub(in crate::engine::sim) struct Isa {
     /// Cards that the CPU has yet to look at.
     raised: [bool; CHANNELS],
     stats: Arc<Stats>,
-}
-
-/// As the machine sees it.
-impl Isa {
-    pub(in crate::engine::sim) fn new(common: Arc<Common>, ports: Vec<Arc<Port>>, stats: Arc<Stats>) -> Isa {
-        let board = Board::new(common, ports);
-        Isa { board, lines: Default::default(), modes: Default::default(), raised: [false; CHANNELS], stats }
-    }
-
-    /// The numbers of its device, and of the channel that comes next.
-    pub(in crate::engine::sim) fn master(&self) -> Master {
-        (self.board.common.number, self.board.next_channel().unwrap_or(0))
-    }
-
-    /// Operations of the CPU so far: accesses to ports, interrupts, and words of eight bytes that it moved to bounce them.
-    pub(in crate::engine::sim) fn operations(&self) -> u64 {
-        let Costs { port_reads, port_writes, .. } = self.board.costs;
-        let interrupts: u64 = self.board.ports.iter().map(|port| port.interrupts.load(Relaxed)).sum();
-        port_reads + port_writes + interrupts * INTERRUPT + self.stats.bounced_bytes.load(Relaxed).div_ceil(8)
-    }
-
-    /// See [`Board::next_len`].
-    pub(in crate::engine::sim) fn next_len(&self) -> Option<u64> {
-        self.board.next_len()
-    }
-
-    /// See [`Board::goes_on`].
-    pub(in crate::engine::sim) fn goes_on(&self) -> bool {
-        self.board.goes_on()
-    }
-
-    /// See [`Board::mode`].
-    pub(in crate::engine::sim) fn mode(&self) -> Mode {
-        self.board.mode()
-    }
-
-    /// See [`Board::timing`].
-    pub(in crate::engine::sim) fn timing(&self, bus: &Timing) -> Timing {
-        self.board.timing(bus)
-    }
-
-    /// Moves the next run of transfers.
-    pub(in crate::engine::sim) fn transact(&mut self, bus: &mut Bus<'_>) {
-        let Some(channel) = self.board.transact(bus) else { return };
-        // One that gets lost is none of the CPU's.
-        let is_lost = self.board.cards[channel].is_mute;
-        self.raised[channel] = !is_lost && !bus.handlers.ask((self.board.common.number, channel as u16), 1, bus.now);
-        if !self.raised[channel] {
-            self.interrupt(channel, bus);
-        }
-    }
-
-    /// The CPU looks at a card, unless it was stopped meanwhile.
-    pub(in crate::engine::sim) fn handled(&mut self, handled: Handled, bus: &mut Bus<'_>) {
-        bus.note_handler(handled);
-        let channel = usize::from(handled.master.1);
-        if mem::take(&mut self.raised[channel]) {
-            self.interrupt(channel, bus);
-        }
-    }
 }
 
 /// As software sees it.
@@ -378,7 +316,7 @@ impl Isa {
             self.board.note(bus, channel, if is_quiet { What::LostInterrupt } else { What::Interrupt }, 0, 0);
         }
         if interrupts && !is_quiet {
-            self.board.ports[channel].interrupt.raise();
+            self.board.ports[channel].raise();
         }
     }
 

@@ -1,7 +1,7 @@
 //! A channel's queue, and the ports of the device, as the rest of the library uses them.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::Ordering::{Acquire, SeqCst};
 use std::sync::{Arc, Weak};
 
 use super::board::SIZE;
@@ -101,6 +101,10 @@ impl Queue for IsaQueue {
 
     fn acknowledge(&mut self) {
         self.port.interrupt.acknowledge();
+    }
+
+    fn interrupts(&self) -> Option<u64> {
+        Some(self.port.delivered.load(Acquire))
     }
 
     fn stop(&mut self) -> bool {

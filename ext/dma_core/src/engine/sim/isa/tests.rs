@@ -1,5 +1,6 @@
 //! The controllers on their machine: by their ports, and by the driver.
 
+mod midrun;
 mod ports;
 
 use std::sync::Arc;
