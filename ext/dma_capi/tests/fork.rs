@@ -49,10 +49,20 @@ fn a_child_inherits_nothing_and_begins_anew() {
     free(buffer);
 }
 
+/// Ends the threads, also where a child failed: who waits for them would do so for ever.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 #[test]
 fn a_fork_at_any_moment_leaves_no_lock_behind() {
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
+        let _end = End(&end);
         for number in 0..3u64 {
             let end = &end;
             scope.spawn(move || {
@@ -72,6 +82,5 @@ fn a_fork_at_any_moment_leaves_no_lock_behind() {
                 free(own);
             });
         }
-        end.store(true, SeqCst);
     });
 }

@@ -1,11 +1,13 @@
 //! What protocols that loom checks are made of: under `cfg(loom)` its own, of which every interleaving is tried.
 
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(loom)]
 use std::sync::atomic::Ordering::AcqRel;
 #[cfg(all(test, loom))]
 use std::sync::atomic::Ordering::Acquire;
-use std::sync::{OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::PoisonError;
 use std::thread;
 
 use nix::errno::Errno;
@@ -29,8 +31,12 @@ use crate::sys;
 /// Whether it makes sense to look again and again for what another thread does: on the only processor that would keep it from
 /// doing so, and loom knows no time to spin for.
 pub(crate) fn can_spin() -> bool {
-    static SEVERAL: OnceLock<bool> = OnceLock::new();
-    *SEVERAL.get_or_init(|| cfg!(not(loom)) && thread::available_parallelism().is_ok_and(|count| count.get() > 1))
+    // No OnceLock: the child of a fork would wait for ever for a thread of its parent that is counting.
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    if COUNT.load(Relaxed) == 0 {
+        COUNT.store(thread::available_parallelism().map_or(1, NonZero::get), Relaxed);
+    }
+    cfg!(not(loom)) && COUNT.load(Relaxed) > 1
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

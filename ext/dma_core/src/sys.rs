@@ -11,8 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Once, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -34,26 +33,28 @@ pub const MAX_RW: usize = 0x7fff_f000;
 
 /// The kernel's page size in bytes.
 pub fn page_size() -> usize {
-    static SIZE: OnceLock<usize> = OnceLock::new();
-    *SIZE.get_or_init(|| {
+    // No OnceLock, here and below: the child of a fork would wait for ever for a thread of its parent that is in the midst of it.
+    static SIZE: AtomicUsize = AtomicUsize::new(0);
+    if SIZE.load(Ordering::Relaxed) == 0 {
         // SAFETY: sysconf reads a constant of the system.
         let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-        usize::try_from(size).expect("the kernel reports a page size")
-    })
+        SIZE.store(usize::try_from(size).expect("the kernel reports a page size"), Ordering::Relaxed);
+    }
+    SIZE.load(Ordering::Relaxed)
 }
 
 /// How many forks lie between this process and the one that first asked: what holds memory, descriptors or locks keeps the
 /// number it was made under and refuses to work under another. An atomic load, where getpid(2) would be a system call.
 pub fn fork_generation() -> u32 {
     static GENERATION: AtomicU32 = AtomicU32::new(0);
-    static REGISTER: Once = Once::new();
+    static REGISTERED: AtomicBool = AtomicBool::new(false);
     extern "C" fn in_child() {
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
-    REGISTER.call_once(|| {
+    if !REGISTERED.load(Ordering::Relaxed) && !REGISTERED.swap(true, Ordering::Relaxed) {
         // SAFETY: the handler only adds to an atomic, which is async-signal-safe.
         unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-    });
+    }
     GENERATION.load(Ordering::Relaxed)
 }
 
@@ -89,22 +90,23 @@ pub unsafe fn madvise(address: *mut u8, len: usize, advice: i32) -> Result<(), E
 /// its own heap (prctl(2), PR_SET_THP_DISABLE); for what does not ask they stay disabled.
 pub fn allow_advised_huge_pages() {
     const EXCEPT_ADVISED: libc::c_ulong = 1 << 1; // PR_THP_DISABLE_EXCEPT_ADVISED, from Linux 6.18 on
-    static ONCE: Once = Once::new();
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    if ASKED.swap(true, Ordering::Relaxed) {
+        return;
+    }
     // SAFETY: these two take numbers, and change no byte.
     let prctl = |option: i32, disable: libc::c_ulong, flags: libc::c_ulong| unsafe {
         libc::prctl(option, disable, flags, 0 as libc::c_ulong, 0 as libc::c_ulong)
     };
-    ONCE.call_once(|| {
-        let disabled = prctl(libc::PR_GET_THP_DISABLE, 0, 0) == 1;
-        if !disabled || prctl(libc::PR_SET_THP_DISABLE, 1, EXCEPT_ADVISED) == 0 {
-            return;
-        }
-        // An older kernel knows all or none: where the system gives them to who asks only, all are the same.
-        let system = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
-        if system.contains("[madvise]") {
-            prctl(libc::PR_SET_THP_DISABLE, 0, 0);
-        }
-    });
+    let disabled = prctl(libc::PR_GET_THP_DISABLE, 0, 0) == 1;
+    if !disabled || prctl(libc::PR_SET_THP_DISABLE, 1, EXCEPT_ADVISED) == 0 {
+        return;
+    }
+    // An older kernel knows all or none: where the system gives them to who asks only, all are the same.
+    let system = fs::read_to_string("/sys/kernel/mm/transparent_hugepage/enabled").unwrap_or_default();
+    if system.contains("[madvise]") {
+        prctl(libc::PR_SET_THP_DISABLE, 0, 0);
+    }
 }
 
 /// The soft RLIMIT_MEMLOCK in bytes; `None` when unlimited.

@@ -149,7 +149,10 @@ pub fn available() -> Result<(), String> {
     match ANSWER.get() {
         Some(answer) => answer.clone(),
         None => match build(4) {
-            Ok(ring) => ANSWER.get_or_init(|| check(&ring)).clone(),
+            Ok(ring) => {
+                let answer = check(&ring);
+                ANSWER.get_or_init(|| answer).clone()
+            }
             Err(error) => match errno(&error) {
                 // Those are for good.
                 errno @ (Errno::ENOSYS | Errno::EPERM | Errno::EINVAL) => {
