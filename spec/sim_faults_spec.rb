@@ -168,9 +168,10 @@ RSpec.describe "faults of a simulated machine" do
       device
       expect { sim.inject(:hang, **place) }.to raise_error(ArgumentError, reason)
     end
-    sim.device(controller: :isa)
+    isa = sim.device(controller: :isa)
     expect { sim.inject(:hang, device: 1, channel: 4) }.to raise_error(ArgumentError, /device 1 with .* 3 and 5 to 7/)
     expect { sim.inject(:hang, device: 1, address: 1 << 30) }.to raise_error(ArgumentError, /device 1 reaches/)
+    isa.close
     expect { sim.inject(:hang, descriptor: -1) }.to raise_error(StandardError)
     expect(statuses(3)).to all eq(:complete)
   end
