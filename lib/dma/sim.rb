@@ -208,12 +208,12 @@ module DMA
     #   @return [Hash{Symbol => Object}] `:cycles`; `:dma_cycles`, for which channels had the bus; `:cpu_load`, which
     #     was asked for, in whole cycles; `:cpu_accesses` that have begun, `:cpu_cycles` that they take, also of the one
     #     that is not over yet, and `:cpu_stall_cycles` that the CPU waited for the bus; `:cpu_operations`, its loads
-    #     and stores of devices ({Device#pio_write}), of descriptors and doorbells, and for interrupts;
-    #     `:masters`, a Hash for each channel: `:device` and `:channel`,
-    #     their numbers (no channel: the 8237s of a device, which are one master), `:grants` of the bus, `:cycles` that
-    #     it had it, `:wait_cycles` between asking for it and having it, until now where it still waits, and the
-    #     `:longest_wait` of them; `:interrupts` whose handlers have looked, and `:interrupt_cycles` of the CPU's time
-    #     that these have taken so far: nearly as many as `:cycles`, where it has time for nothing else
+    #     and stores of devices ({Device#pio_write}), of descriptors and doorbells, and for interrupts; `:masters`, a
+    #     Hash for each channel: `:device` and `:channel`, their numbers (no channel: the 8237s of a device, which are
+    #     one master), `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
+    #     it, until now where it still waits, and the `:longest_wait` of them; `:interrupts` whose handlers have
+    #     looked, and `:interrupt_cycles` of the CPU's time that these have taken so far: nearly as many as `:cycles`,
+    #     where it has time for nothing else
 
     # @!method iommu?
     #   @return [Boolean]

@@ -268,7 +268,7 @@ impl Shared {
             }
         }
         if silent {
-            self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
+            self.lose(before, &state);
         }
         let refused = state.channel.as_ref().is_some_and(Channel::is_refused);
         let must_poll = state.must_poll();
@@ -291,10 +291,15 @@ impl Shared {
             let before = state.table.pending();
             state.spin()?;
             if !is_owed {
-                self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
+                self.lose(before, &state);
             }
         }
         Ok(state.channel.as_ref().map_or(0, |channel| channel.moves))
+    }
+
+    /// Counts what was found since so many were pending, and no interrupt has told of.
+    fn lose(&self, before: usize, state: &State) {
+        self.counters.lost_interrupts.fetch_add((before - state.table.pending()) as u64, Relaxed);
     }
 
     /// Whether it was closed, here or by a fork.

@@ -1,7 +1,7 @@
 //! Software that writes anything to any register: the machine stays whole, goes on, and touches no memory that is not mapped.
 
 use dma_core::engine::sim::{channel_offset, Mode, Timing};
-use dma_core::engine::{Bank, Engine, Mapping};
+use dma_core::engine::{Bank, Engine, Mapping, Registers};
 use dma_core::memory::{Region, Span};
 use dma_core::transfer::{Access, Direction, Status};
 use fastrand::Rng;
@@ -55,6 +55,15 @@ impl Rig {
     }
 }
 
+/// Writes a register, or reads it now and then.
+fn access(registers: &dyn Registers, random: &mut Rng, (at, width): (u64, u8), value: u64) {
+    let at = at & !(u64::from(width) - 1);
+    match random.u8(..8) {
+        0 => _ = registers.read(at, width),
+        _ => registers.write(at, width, value),
+    }
+}
+
 /// A transfer on a channel, whoever has programmed it meanwhile.
 fn disturb(rig: &Rig, random: &mut Rng) {
     let Ok(channel) = rig.device.channel(random.u16(..8)) else { return };
@@ -87,10 +96,7 @@ fn anything_in_any_port_of_8237s_moves_nothing_outside_of_mapped_memory() {
                 _ => random.u64(..0x400),
             };
             let width = [1, 2, 4, 8][random.usize(..4)];
-            match random.u8(..8) {
-                0 => _ = ports.read(at & !(u64::from(width) - 1), width),
-                _ => ports.write(at & !(u64::from(width) - 1), width, value),
-            }
+            access(&*ports, &mut random, (at, width), value);
             rig.machine.step(random.u64(..400));
             if write % 1000 == 999 {
                 disturb(&rig, &mut random);
@@ -132,10 +138,7 @@ fn anything_in_any_register_and_any_descriptor_moves_nothing_outside_of_mapped_m
                 2 => random.u64(..16),
                 _ => 0x100 | random.u64(..16),
             };
-            match random.u8(..8) {
-                0 => _ = registers.read(at & !(u64::from(width) - 1), width),
-                _ => registers.write(at & !(u64::from(width) - 1), width, value),
-            }
+            access(&*registers, &mut random, (at, width), value);
             rig.machine.step(random.u64(..100));
             if write % 1000 == 999 {
                 disturb(&rig, &mut random);

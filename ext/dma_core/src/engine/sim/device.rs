@@ -300,9 +300,10 @@ impl Engine for Device {
 
     fn channel_limits(&self, index: u16) -> Limits {
         let limits = self.limits();
-        match self.is_isa() {
-            true => IsaQueue::limits(index, limits),
-            false => limits,
+        if self.is_isa() {
+            IsaQueue::limits(index, limits)
+        } else {
+            limits
         }
     }
 

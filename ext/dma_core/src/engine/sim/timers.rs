@@ -54,6 +54,7 @@ mod tests {
         timers.pop();
         assert_eq!(timers.first(|_, _| true), None);
     }
+
     #[test]
     fn a_channel_waits_for_one_time_only_however_often_it_says_so() {
         let mut timers = Timers::default();

@@ -135,8 +135,8 @@ impl Board {
         Timing { width: grant.width, beat, setup, payload, overhead: 0, dual: 0, ..*bus }
     }
 
-    /// Moves the next run, or as much of it as has the bus. Returns the channel whose card interrupts, because it has all that it asked for, met the terminal count or
-    /// gave up.
+    /// Moves the next run, or as much of it as has the bus. Returns the channel whose card interrupts, because it has all that it asked
+    /// for, met the terminal count or gave up.
     pub(super) fn transact(&mut self, bus: &mut Bus<'_>) -> Option<usize> {
         let grant = self.pair.grant()?;
         let granted = u32::try_from(bus.len / grant.width).unwrap_or(u32::MAX);
