@@ -13,7 +13,8 @@ module DMA
   # same result, to the byte and the cycle.
   class Sim
     # The options of a machine; others are a device's.
-    OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth interrupt_cost].freeze
+    OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth interrupt_cost coherent
+                 cache_size cache_injection ordering invalidation cpus ram fragmentation].freeze
     # Bits of a device's numbers, where they are not 32.
     WIDTHS = { memory: 63, alignment: 63, channels: 16 }.freeze
     # What a controller has where nothing else is said; the bus is that of a machine that is made with its device.
@@ -25,7 +26,9 @@ module DMA
     }.each_value(&:freeze).freeze
     # Nanoseconds.
     SECOND = 1_000_000_000
-    private_constant :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND
+    # Bytes of memory that is fragmented, where nothing else is said.
+    FRAGMENTED = 64 << 20
+    private_constant :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND, :FRAGMENTED
 
     class << self
       # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
@@ -51,17 +54,31 @@ module DMA
       #   before its handler looks for completions, which is when whoever waits knows of them; `deferred:`, for each
       #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
       #   interrupt after the other
+      # @param coherent [Boolean] the CPU's cache follows what devices do; without, software flushes and invalidates it
+      # @param cache_size [Integer] bytes of that cache, in lines of 64
+      # @param cache_injection [Boolean, nil] what devices write goes into the cache, or makes what it has of it
+      #   invalid; nil: where it is coherent, there is no model of it
+      # @param ordering [:strong, :weak] `:weak`: stores and loads of the CPU pass each other, as far as barriers let them
+      # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
+      # @param cpus [Integer] CPUs that handle interrupts
+      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
+      # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
+      #   `ram:` it has 64 MiB then
       # @return [Sim]
       # @raise [ArgumentError] for what cannot be, also an option of {#device}
       def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
-              memory_bandwidth: nil, interrupt_cost: nil, **others)
+              memory_bandwidth: nil, interrupt_cost: nil, coherent: true, cache_size: 32 << 10, cache_injection: nil,
+              ordering: :strong, invalidation: :strict, cpus: 1, ram: nil, fragmentation: 0, **others)
         elsewhere(others, instance_method(:device), "Sim#device")
         boolean(iommu, "iommu")
         DMA.__send__(:natural, latency_timer, "latency_timer", 64) unless latency_timer.nil?
         memory_bandwidth = whole(memory_bandwidth, "memory_bandwidth", "bytes a second") unless memory_bandwidth.nil?
 
         native_new([clock, iommu, DMA.__send__(:natural, seed, "seed")], timing(bus), fraction(cpu_load, "cpu_load"),
-                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost))
+                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost),
+                   memory(coherent: coherent, cache_size: cache_size, cache_injection: cache_injection,
+                          ordering: ordering, invalidation: invalidation, cpus: cpus, ram: ram,
+                          fragmentation: fragmentation))
       end
 
       # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
@@ -97,6 +114,17 @@ module DMA
         known = others.keys & method.parameters.filter_map { |kind, option| option if kind == :key }
         hint = "; #{name} has #{known.join(":, ")}:" unless known.empty?
         raise ArgumentError, "unknown keyword#{"s" if others.size > 1}: #{others.keys.map(&:inspect).join(", ")}#{hint}"
+      end
+
+      # What is between the CPU, devices and memory.
+      def memory(coherent:, cache_size:, cache_injection:, cpus:, ram:, fragmentation:, **others)
+        boolean(coherent, "coherent")
+        boolean(cache_injection, "cache_injection") unless cache_injection.nil?
+        fragmentation = fraction(fragmentation, "fragmentation")
+        ram ||= FRAGMENTED if fragmentation.positive?
+        { coherent: coherent, cache_injection: cache_injection, fragmentation: fragmentation,
+          cache_size: DMA.__send__(:natural, cache_size, "cache_size", 64), cpus: DMA.__send__(:natural, cpus, "cpus"),
+          ram: ram && DMA.__send__(:natural, ram, "ram", 64), **others }
       end
 
       # What a bus consists of.
@@ -244,6 +272,8 @@ module DMA
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
+    # @param misaligned [:refuse, :truncate] what it does with addresses that are no multiple of its alignment:
+    #   `:truncate`, it drops their low bits, and tells nobody
     # @param mode [Symbol, Array<Symbol>] how its channels, or each of them, share the bus with the CPU: `:burst`, the
     #   bus is a channel's until its block is done; `:cycle_stealing`, a CPU that waits has it after each word (on PCI
     #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus. The driver of 8237s
@@ -256,7 +286,7 @@ module DMA
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil, **others)
+               max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none, path: nil, **others)
       Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
@@ -267,7 +297,12 @@ module DMA
                   prefetch: prefetch || own[:prefetch] }
       numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
       policies = each_channel(coalesce, channels, "coalesce").map { |policy| Sim.__send__(:coalesce, policy) }
-      native_device(numbers, controller == :isa, each_channel(mode, channels, "mode"), policies, path)
+      unless %i[refuse truncate].include?(misaligned)
+        raise ArgumentError, "misaligned: #{misaligned.inspect} is none of :refuse, :truncate"
+      end
+
+      kind = [controller == :isa, misaligned == :truncate]
+      native_device(numbers, kind, each_channel(mode, channels, "mode"), policies, path)
     end
 
     # Lets time pass, with everything that ends by then.

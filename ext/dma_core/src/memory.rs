@@ -12,5 +12,5 @@ pub use page_lock::PageLock;
 pub(crate) use pages::pin_error;
 pub use pages::{Hold, Huge, Layout, Lock, Pages, Residency};
 pub use pool::{Pool, Waiter};
-pub use region::{check_range, Region, Span};
+pub use region::{check_range, BusAddresses, Region, Span};
 pub use registry::find;

@@ -248,12 +248,48 @@ pub fn check_range(offset: usize, len: usize, size: usize) -> Result<()> {
     }
 }
 
+/// Where a mapping's memory is on the bus.
+#[derive(Debug, Clone)]
+pub struct BusAddresses(Arc<[Piece]>);
+
+#[derive(Debug)]
+struct Piece {
+    /// Bytes of the mapping before it.
+    before: u64,
+    address: u64,
+    len: u64,
+}
+
+impl BusAddresses {
+    /// Of a mapping whose pieces have these addresses and lengths.
+    pub fn new(segments: &[(u64, u64)]) -> BusAddresses {
+        let mut before = 0;
+        let pieces = segments.iter().map(|&(address, len)| {
+            before += len;
+            Piece { before: before - len, address, len }
+        });
+        BusAddresses(pieces.collect())
+    }
+
+    /// The address and length of each piece of `len` bytes from `skip` on.
+    fn part(&self, skip: u64, len: u64) -> Vec<(u64, u64)> {
+        let first = self.0.partition_point(|piece| piece.before + piece.len <= skip);
+        let cut = |piece: &Piece| {
+            let (low, high) = (skip.max(piece.before), (skip + len).min(piece.before + piece.len));
+            (piece.address + (low - piece.before), high - low)
+        };
+        self.0[first..].iter().take_while(|piece| piece.before < skip + len).map(cut).collect()
+    }
+}
+
 /// Bytes of a region that one operation uses: while it lives the region is in flight, and its memory stays.
 #[derive(Debug)]
 pub struct Span {
     region: Arc<Region>,
     offset: usize,
     len: usize,
+    /// Where a device has it mapped already, and bytes of that mapping before the first.
+    mapped: Option<(BusAddresses, u64)>,
 }
 
 impl Span {
@@ -267,14 +303,26 @@ impl Span {
             )));
         }
         region.in_flight.fetch_add(1, SeqCst);
-        Ok(Span { region: Arc::clone(region), offset, len })
+        Ok(Span { region: Arc::clone(region), offset, len, mapped: None })
     }
 
     /// A part of this span, in flight on its own.
     pub fn part(&self, offset: usize, len: usize) -> Span {
         debug_assert!(offset + len <= self.len);
         self.region.in_flight.fetch_add(1, SeqCst);
-        Span { region: Arc::clone(&self.region), offset: self.offset + offset, len }
+        let mapped = self.mapped.as_ref().map(|(addresses, skip)| (addresses.clone(), skip + offset as u64));
+        Span { region: Arc::clone(&self.region), offset: self.offset + offset, len, mapped }
+    }
+
+    /// The same bytes, from `skip` on of a mapping with these addresses.
+    pub fn at(mut self, addresses: &BusAddresses, skip: u64) -> Span {
+        self.mapped = Some((addresses.clone(), skip));
+        self
+    }
+
+    /// The bus address and length of each piece, where the bytes are mapped already.
+    pub fn segments(&self) -> Option<Vec<(u64, u64)>> {
+        self.mapped.as_ref().map(|(addresses, skip)| addresses.part(*skip, self.len as u64))
     }
 
     /// The region these bytes belong to.
@@ -387,6 +435,18 @@ mod tests {
         let region = Arc::clone(part.region());
         drop(part);
         assert_eq!(region.check_idle(), Ok(()));
+    }
+
+    #[test]
+    fn a_part_of_mapped_bytes_is_in_the_pieces_that_it_lies_in() {
+        let region = region(100);
+        let span = Span::new(&region, 0, 100).unwrap();
+        assert_eq!(span.segments(), None);
+        let span = span.at(&BusAddresses::new(&[(9, 7), (1000, 10), (5000, 50), (3000, 40)]), 7);
+        assert_eq!(span.segments(), Some(vec![(1000, 10), (5000, 50), (3000, 40)]));
+        let part = span.part(5, 60);
+        assert_eq!(part.segments(), Some(vec![(1005, 5), (5000, 50), (3000, 5)]));
+        assert_eq!(part.part(5, 20).segments(), Some(vec![(5000, 20)]));
     }
 
     #[test]

@@ -10,8 +10,9 @@ use super::driver::Driver;
 use super::handler::InterruptCost;
 use super::interrupt::Interrupt;
 use super::isa::{Isa, IsaQueue, Ports};
-use super::machine::{Clock, Machine};
+use super::machine::Machine;
 use super::moderation::Coalesce;
+use super::options::Clock;
 use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
@@ -42,6 +43,8 @@ pub struct DeviceOptions {
     pub max_segments: usize,
     /// Descriptors of its ring that a channel fetches at once.
     pub prefetch: u32,
+    /// It drops the low bits of addresses that are not aligned, and tells nobody.
+    pub truncates: bool,
     /// Two 8237 move its bytes, see [`DeviceOptions::isa`].
     pub isa: bool,
 }
@@ -56,6 +59,7 @@ impl Default for DeviceOptions {
             address_bits: 48,
             max_segments: 64,
             prefetch: 1,
+            truncates: false,
             isa: false,
         }
     }

@@ -1,0 +1,135 @@
+//! What a machine is made like.
+
+use super::arbiter::Arbitration;
+use super::handler::InterruptCost;
+use super::timing::Timing;
+use crate::error::{Error, Result};
+
+/// Who lets time pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Clock {
+    /// A thread.
+    Free,
+    /// Whoever steps the machine.
+    Manual,
+}
+
+/// What a machine is made like.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MachineOptions {
+    /// Who lets time pass.
+    pub clock: Clock,
+    /// Whether devices reach memory through an IOMMU, or by simulated physical addresses.
+    pub iommu: bool,
+    /// Decides where physical pages lie and when faults with a probability happen.
+    pub seed: u64,
+    /// What its bus is like.
+    pub timing: Timing,
+    /// The part of the time, from 0 to 1, for which the CPU wants the bus, as long as nothing keeps it waiting.
+    pub cpu_load: f64,
+    /// How channels take turns on a bus.
+    pub arbitration: Arbitration,
+    /// Bytes that memory serves in a second, all together; none: more than anybody asks for, or what is usual where devices have
+    /// links of their own.
+    pub memory_bandwidth: Option<u64>,
+    /// What interrupts take of the CPU's time.
+    pub interrupt_cost: InterruptCost,
+    /// What is between the CPU, devices and memory.
+    pub memory: MemoryOptions,
+}
+
+impl Default for MachineOptions {
+    fn default() -> Self {
+        MachineOptions {
+            clock: Clock::Free,
+            iommu: true,
+            seed: 0,
+            timing: Timing::IDEAL,
+            cpu_load: 0.0,
+            arbitration: Arbitration::Rotating,
+            memory_bandwidth: None,
+            interrupt_cost: InterruptCost::default(),
+            memory: MemoryOptions::default(),
+        }
+    }
+}
+
+impl MachineOptions {
+    pub(super) fn check(&self) -> Result<()> {
+        self.timing.check()?;
+        self.interrupt_cost.check()?;
+        let refuse = |what: String| Err(Error::Argument(what));
+        if !(0.0..=1.0).contains(&self.cpu_load) {
+            return refuse(format!("cpu_load: {} is not in 0..1", self.cpu_load));
+        }
+        if self.arbitration == (Arbitration::RoundRobin { latency: 0 }) {
+            return refuse("latency_timer: 0 cycles are none; give 1 or more".into());
+        }
+        if self.memory_bandwidth == Some(0) {
+            return refuse("memory_bandwidth: 0 bytes a second never come; give 1 or more".into());
+        }
+        self.memory.check(self.iommu)
+    }
+}
+
+/// What is between the CPU, devices and memory.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MemoryOptions {
+    /// The CPU's cache looks at what devices do. Otherwise software has to flush and invalidate it.
+    pub coherent: bool,
+    /// Bytes of that cache.
+    pub cache_size: u64,
+    /// What devices write goes into the cache; none: a coherent cache is not modelled at all, for nobody could tell.
+    pub cache_injection: Option<bool>,
+    /// Stores and loads of the CPU pass each other, as far as barriers let them.
+    pub weak: bool,
+    /// What was unmapped leaves the IOTLB later, with all else that was.
+    pub lazy: bool,
+    /// CPUs that handle interrupts.
+    pub cpus: u32,
+    /// Bytes of physical memory, where there is no IOMMU; none: as many as a device reaches.
+    pub ram: Option<u64>,
+    /// The part of these, from 0 to 1, that others occupy, a page here and there.
+    pub fragmentation: f64,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        MemoryOptions {
+            coherent: true,
+            cache_size: 32 << 10,
+            cache_injection: None,
+            weak: false,
+            lazy: false,
+            cpus: 1,
+            ram: None,
+            fragmentation: 0.0,
+        }
+    }
+}
+
+impl MemoryOptions {
+    fn check(&self, iommu: bool) -> Result<()> {
+        let refuse = |what: String| Err(Error::Argument(what));
+        let MemoryOptions { cache_size, cpus, ram, fragmentation, lazy, .. } = *self;
+        if cache_size % 64 != 0 || !(64..=1 << 30).contains(&cache_size) {
+            return refuse(format!("cache_size: {cache_size} bytes are no whole lines of 64 in 64..2**30"));
+        }
+        if !(1..=1024).contains(&cpus) {
+            return refuse(format!("cpus: {cpus} is not in 1..1024"));
+        }
+        if lazy && !iommu {
+            return refuse("invalidation: :lazy is an IOMMU's; leave iommu: false out".into());
+        }
+        if iommu && (ram.is_some() || fragmentation != 0.0) {
+            return refuse("ram: and fragmentation: are for a machine without an IOMMU; give iommu: false".into());
+        }
+        if ram.is_some_and(|ram| ram % 4096 != 0 || !(1 << 20..=1 << 48).contains(&ram)) {
+            return refuse("ram: physical memory has whole pages of 4096 bytes in 2**20..2**48".into());
+        }
+        if !(0.0..=1.0).contains(&fragmentation) {
+            return refuse(format!("fragmentation: {fragmentation} is not in 0..1"));
+        }
+        Ok(())
+    }
+}
