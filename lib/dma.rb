@@ -9,11 +9,13 @@ require_relative "dma/file"
 require_relative "dma/sim"
 require_relative "dma/trace"
 require_relative "dma/device"
+require_relative "dma/device/bus_addresses"
 require_relative "dma/channel"
 require_relative "dma/transfer"
 require_relative "dma/mapping"
 require_relative "dma/registers"
 require_relative "dma/ring"
+require_relative "dma/debug"
 
 # Page-aligned memory that hardware and the kernel read and write directly, and ways to move bytes through it.
 module DMA

@@ -217,11 +217,13 @@ module DMA
     # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
     #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
     # @param direction [:bidirectional, :to_device, :from_device]
+    # @param exception [Boolean] false: memory that cannot be mapped gives a mapping with an {Mapping#error?}, which is to
+    #   be asked for before anything else, as `dma_mapping_error` of the kernel
     # @yieldparam mapping [Mapping] which ends with the block
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK
-    # @raise [UnsupportedError] for a device that reaches memory by its own address
-    def map(memory, size = nil, type: :coherent, direction: :bidirectional)
+    # @raise [SystemCallError] where no addresses are left, or no memory
+    def map(memory, size = nil, type: :coherent, direction: :bidirectional, exception: true)
       unless %i[coherent streaming consistent].include?(type)
         raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
       end
@@ -229,13 +231,13 @@ module DMA
         raise ArgumentError, "a consistent mapping is for both directions; one direction is type: :streaming"
       end
 
-      mapping = native_map(Buffer.wrap(memory, size), type, direction)
+      mapping = map_buffer(Buffer.wrap(memory, size), type, direction, exception)
       return mapping unless block_given?
 
       begin
         yield mapping
       ensure
-        mapping.unmap
+        mapping.unmap unless mapping.unmapped?
       end
     end
 
@@ -249,6 +251,10 @@ module DMA
     #   memory, address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`,
     #   `:coherent`)
     def configure_transfer(source, destination, length)
+      if capabilities.key?(:direct)
+        raise UnsupportedError, "a file fetches no descriptors; give the memory to DMA::Channel#submit"
+      end
+
       ring = Ring.__send__(:describe, self, source, destination, DMA.__send__(:natural, length, "length"))
       first = ring[ring.head]
       {

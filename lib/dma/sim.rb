@@ -180,6 +180,8 @@ module DMA
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
     # @param address_bits [Integer, nil] 16..48; what lies above is not reached
+    # @param max_length [Integer, nil] bytes of one descriptor: longer transfers are split, longer copies within the device
+    #   refused; nil: as many as a descriptor can say
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
@@ -197,7 +199,8 @@ module DMA
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none, path: nil, **others)
+               max_length: nil, max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none,
+               path: nil, **others)
       Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
@@ -212,7 +215,8 @@ module DMA
         raise ArgumentError, "misaligned: #{misaligned.inspect} is none of :refuse, :truncate"
       end
 
-      kind = [controller == :isa, misaligned == :truncate]
+      max_length &&= DMA.__send__(:natural, max_length, "max_length")
+      kind = [controller == :isa, misaligned == :truncate, max_length]
       native_device(numbers, kind, each_channel(mode, channels, "mode"), policies, path)
     end
 

@@ -179,13 +179,24 @@ fn native_device(
         usize,
         u32,
     ),
-    (isa, truncates): (bool, bool),
+    (isa, truncates, max_length): (bool, bool, Option<u64>),
     modes: RArray,
     policies: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let options =
-        DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, truncates, isa };
+    let max_length = max_length.unwrap_or(u64::MAX);
+    let options = DeviceOptions {
+        memory,
+        channels,
+        ring_size,
+        alignment,
+        address_bits,
+        max_length,
+        max_segments,
+        prefetch,
+        truncates,
+        isa,
+    };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let policies = policies.into_iter().map(|policy| coalesce_from(ruby, policy)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;

@@ -198,7 +198,7 @@ impl Engine for Device {
         if self.is_isa() {
             return self.isa_limits();
         }
-        let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
+        let DeviceOptions { memory, alignment, max_length, max_segments, .. } = self.common.options;
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
             (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
@@ -209,7 +209,7 @@ impl Engine for Device {
             granule: alignment,
             memory: alignment as usize,
             strict: alignment > 1,
-            max_len,
+            max_len: max_len.min(max_length),
             max_long: 0,
             boundary,
             max_segments,
@@ -217,7 +217,7 @@ impl Engine for Device {
             ordered: true,
             serial: false,
             copies: true,
-            max_copy: u64::from(u32::MAX),
+            max_copy: max_length.min(u64::from(u32::MAX)),
             flushes: false,
         }
     }
