@@ -9,7 +9,6 @@ require_relative "dma/file"
 require_relative "dma/sim"
 require_relative "dma/trace"
 require_relative "dma/device"
-require_relative "dma/device/bus_addresses"
 require_relative "dma/channel"
 require_relative "dma/transfer"
 require_relative "dma/mapping"
@@ -88,6 +87,30 @@ module DMA
   # @return [String] absolute path of the loaded extension
   def self.library_path
     $LOADED_FEATURES.find { |path| path.end_with?("/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}") }
+  end
+
+  # What becomes of misuse that the checker finds: false (nobody checks), `:raise`, `:warn` or what is called. With a
+  # block: it is called with each {MisuseError} from now on, and the program goes on.
+  #
+  #   DMA.debug = true
+  #   DMA.debug { |error| puts error.rule, error.message, error.mapped_at }
+  #
+  # The rules are those of the kernel's dma-debug and a few more; docs/debug.md has them, and what each costs. As long
+  # as it was never switched on, nothing of it is there.
+  #
+  # @yieldparam error [MisuseError]
+  # @return [false, :raise, :warn, #call]
+  def self.debug(&block)
+    self.debug = block if block
+    Debug.mode
+  end
+
+  # Switches the checker on or off. What was mapped or submitted while it was off is not looked at.
+  #
+  # @param mode [Boolean, Symbol, #call, nil] true is `:raise`
+  # @raise [ArgumentError] for what is none of these
+  def self.debug=(mode)
+    Debug.mode = mode
   end
 
   # @return [Integer] `value`, if it is one that counts something, of so many bits

@@ -102,15 +102,16 @@ RSpec.describe "DMA.debug" do
       expect(error.mapped_at.first).to start_with "#{__FILE__}:#{__LINE__ - 2}:"
       expect(error.backtrace.first).to start_with "#{__FILE__}:#{__LINE__ - 2}:"
       at = format("0x%x", memory.address + 4000)
-      expect(error.message).to eq "DMA misuse (cpu_access): the CPU reads 16 bytes at #{at} that belong to the device, " \
-                                  "mapped at #{__FILE__}:#{__LINE__ - 6}; call sync_for_cpu for them first, or unmap"
+      expect(error.message)
+        .to eq "DMA misuse (cpu_access): the CPU reads 16 bytes at #{at} that belong to the device, " \
+               "mapped at #{__FILE__}:#{__LINE__ - 7}; call sync_for_cpu for them first, or unmap"
       mapping.unmap
     end
 
     access = {
       "get_value" => ->(memory) { memory.get_value(:u32, 0) }, "get_values" => ->(m) { m.get_values(%i[U8], 0) },
-      "get_string" => :get_string.to_proc, "each" => ->(memory) { memory.each(:U8) { nil } },
-      "each_byte" => ->(memory) { memory.each_byte { nil } }, "values" => ->(memory) { memory.values(:U8) },
+      "get_string" => :get_string.to_proc, "each" => ->(memory) { memory.each(:U8).first },
+      "each_byte" => ->(memory) { memory.each_byte.first }, "values" => ->(memory) { memory.values(:U8) },
       "hexdump" => :hexdump.to_proc, "==" => ->(memory) { memory == DMA::Buffer.new(8192) },
       "<=> of another" => ->(memory) { DMA::Buffer.new(8192) <=> memory },
       "copy from it" => ->(memory) { DMA::Buffer.new(8192).copy(memory) },

@@ -3,32 +3,6 @@
 require "English"
 
 module DMA
-  class << self
-    # What becomes of misuse that the checker finds: false (nobody checks), `:raise`, `:warn` or what is called. With a
-    # block: it is called with each {MisuseError} from now on, and the program goes on.
-    #
-    #   DMA.debug = true
-    #   DMA.debug { |error| puts error.rule, error.message, error.mapped_at }
-    #
-    # The rules are those of the kernel's dma-debug and a few more; docs/debug.md has them, and what each costs. As long
-    # as it was never switched on, nothing of it is there.
-    #
-    # @yieldparam error [MisuseError]
-    # @return [false, :raise, :warn, #call]
-    def debug(&block)
-      self.debug = block if block
-      Debug.mode
-    end
-
-    # Switches the checker on or off. What was mapped or submitted while it was off is not looked at.
-    #
-    # @param mode [Boolean, Symbol, #call, nil] true is `:raise`
-    # @raise [ArgumentError] for what is none of these
-    def debug=(mode)
-      Debug.mode = mode
-    end
-  end
-
   # The misuse checker: {Tracker} knows what is mapped and under way, {Hooks} tell it of calls and ask it.
   # @private
   module Debug
@@ -65,11 +39,10 @@ module DMA
         @mode = mode
       end
 
-      # What is known in this process; nil where nobody checks, and while this thread tells of misuse.
+      # What is known in this process; nil where nobody checks.
       def tracker
         tracker = @tracker
-        return if tracker.nil? || Thread.current[:dma_debug_telling]
-        return tracker if tracker.pid == Process.pid
+        return tracker if tracker.nil? || tracker.pid == Process.pid
 
         @tracker = Tracker.new
       end
@@ -101,14 +74,65 @@ module DMA
         yield.tap { lives.each { |live| tracker.forget(live) } }
       end
 
-      # Tells of a violation. `quiet`: warns instead of raising.
+      # Tells of a violation. `quiet`: warns instead of raising. What whoever is told does is told to nobody, or he would
+      # be called again for it.
       def tell(violation, quiet: false)
+        return if Thread.current[:dma_debug_telling]
+
         error = error_for(violation)
         mode = @mode
         return Kernel.raise(error) if mode == :raise && !quiet
         return unless mode
 
-        telling { mode.respond_to?(:call) ? mode.call(error) : Kernel.warn("#{error.backtrace.first}: #{error.message}") }
+        call = mode.respond_to?(:call) ? mode : ->(e) { Kernel.warn("#{e.backtrace.first}: #{e.message}") }
+        telling { call.call(error) }
+      end
+
+      # The rest is what the hooks of transfers ask and tell.
+
+      # A transfer of a channel that is about to begin; nil where nobody checks.
+      def live(channel, fence: false, ring: nil)
+        tracker = self.tracker or return
+        coherent = tracker.limits_of(channel.device)[:coherent] != false
+        Live.new(channel: channel, fence: fence, ring: ring, coherent: coherent)
+      end
+
+      # The same of a file, with the first `length` bytes of its memory.
+      def live_file(memory, length, written:)
+        return unless tracker
+
+        Live.new.tap do |live|
+          Array(memory).each do |buffer|
+            part = [buffer.size, length].min
+            length -= part
+            live.use(buffer, part, written: written) unless buffer.freed?
+          end
+        end
+      end
+
+      # A transfer that lasts as long as the block.
+      def lasting(live)
+        tracker = self.tracker
+        submitting(live) { yield || true }
+      ensure
+        tracker&.forget(live)
+      end
+
+      # Which transfers are a channel's.
+      def of(channel)
+        id = channel.__id__
+        ->(live) { live.channel == id }
+      end
+
+      # Software knows that a channel has nothing under way.
+      def ended(channel)
+        ending(of(channel)) { nil }
+      end
+
+      # Software knows that a transfer has ended.
+      def told(transfer)
+        live = transfer.instance_variable_get(:@debug) or return
+        tracker&.forget(live)
       end
 
       # Where the program calls this library now.
@@ -141,7 +165,6 @@ module DMA
         error
       end
 
-      # What a handler does with memory is not looked at, or it would be called from itself.
       def telling
         Thread.current[:dma_debug_telling] = true
         yield

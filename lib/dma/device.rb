@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative "device/bus_addresses"
+
 module DMA
   # A device that moves bytes between its own memory and ours: a simulated one; a PCI function through VFIO; a file, a
   # block device or a character device, whose device addresses are the offsets in it.
@@ -20,6 +22,8 @@ module DMA
   # the end of the device, or of a packet where it streams. A stream that is read and written at the same address wants
   # two channels: one would keep the order.
   class Device
+    include BusAddresses
+
     class << self
       # Opens a device; with a block, closes it after it and returns its value.
       #
@@ -217,8 +221,8 @@ module DMA
     # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
     #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
     # @param direction [:bidirectional, :to_device, :from_device]
-    # @param exception [Boolean] false: memory that cannot be mapped gives a mapping with an {Mapping#error?}, which is to
-    #   be asked for before anything else, as `dma_mapping_error` of the kernel
+    # @param exception [Boolean] false: memory that cannot be mapped gives a mapping that says so, when it is asked
+    #   ({Mapping#error?}), which is to be done before anything else, as dma_mapping_error of the kernel
     # @yieldparam mapping [Mapping] which ends with the block
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK

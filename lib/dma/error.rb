@@ -25,7 +25,7 @@ module DMA
     #   `:segment_limit`; nil where nobody checked
     attr_reader :rule
 
-    # @return [Array<String>, nil] the backtrace of the mapping, or of the transfer's submission; nil where there is none
+    # @return [Array<String>, nil] the backtrace of the mapping, or of the transfer's submission; nil: there is none
     attr_reader :mapped_at
 
     # @param message [String]

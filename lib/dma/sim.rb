@@ -180,8 +180,8 @@ module DMA
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
     # @param address_bits [Integer, nil] 16..48; what lies above is not reached
-    # @param max_length [Integer, nil] bytes of one descriptor: longer transfers are split, longer copies within the device
-    #   refused; nil: as many as a descriptor can say
+    # @param max_length [Integer, nil] bytes of one descriptor: longer transfers are split, longer copies within the
+    #   device refused; nil: as many as a descriptor can say
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once

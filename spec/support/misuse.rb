@@ -1,8 +1,8 @@
 # frozen_string_literal: true
 
 module Support
-  # Programs that break a rule of DMA.debug each, and programs that do the same right. They are the same for every engine:
-  # each is called with a device and memory of two pages.
+  # Programs that break a rule of DMA.debug each, and programs that do the same right. They are the same for every
+  # engine: each is called with a device and a page of memory.
   module Misuse
     # Bytes of a transfer.
     SIZE = 2048
@@ -134,8 +134,8 @@ module Support
   end
 end
 
-# Whoever includes it defines `open_device`, whose longest descriptor is of some MiB at most. `except`: rules that it cannot
-# break.
+# Whoever includes it defines `open_device`, whose longest descriptor is of some MiB at most. `except`: rules that it
+# cannot break.
 RSpec.shared_examples "a device that the checker knows" do |except: []|
   programs = Support::Misuse::PROGRAMS.except(*except)
 

@@ -1,15 +1,22 @@
 # frozen_string_literal: true
 
 module Support
-  # Random programs over a streaming or consistent mapping: the CPU reads and writes, the device transfers, and each has the
-  # bytes handed over before. They are Ruby code, a step a line, for `device` and `memory`, and add what they see to `log`.
+  # Random programs over a streaming or consistent mapping: the CPU reads and writes, the device transfers, and each has
+  # the bytes handed over before. They are Ruby code, a step a line, for `device` and `memory`, and add what they see to
+  # `log`.
   class SyncedProgram
     SIZE = 1024
 
+    TYPES = [%i[streaming to_device], %i[streaming from_device], %i[consistent bidirectional]].freeze
+    # The accesses of a device.
+    TRANSFERS = { to_device: %i[device_reads], from_device: %i[device_writes],
+                  bidirectional: %i[device_reads device_writes] }.freeze
+    OWNERS = { sync_for_cpu: :cpu, sync_for_device: :device }.freeze
+
     # What who does to which bytes.
-    Step = Struct.new(:kind, :offset, :length) do
+    Step = Struct.new(:kind, :offset, :bytes) do
       def sync?
-        %i[sync_for_cpu sync_for_device].include?(kind)
+        OWNERS.key?(kind)
       end
     end
 
@@ -19,13 +26,14 @@ module Support
     def initialize(seed, grain: 1, count: 20)
       @random = Random.new(seed)
       @grain = grain
-      @type, @direction = [%i[streaming to_device], %i[streaming from_device], %i[consistent bidirectional]].sample(random: @random)
+      @type, @direction = TYPES.sample(random: @random)
       @steps = []
       owners = Array.new(SIZE, :device)
       count.times do
         step = access
-        missing(step, owners).each { |sync| apply(sync, owners) && @steps << sync }
-        @steps << step
+        syncs = missing(step, owners)
+        syncs.each { |sync| apply(sync, owners) }
+        @steps.push(*syncs, step)
       end
     end
 
@@ -41,7 +49,10 @@ module Support
     # The line of the first access that was not handed its bytes, and the rule that it breaks; nil where there is none.
     def violation
       owners = Array.new(SIZE, :device)
-      index = @steps.index { |step| missing(step, owners).any? || (apply(step, owners) && false) }
+      index = @steps.index do |step|
+        apply(step, owners)
+        missing(step, owners).any?
+      end
       index && [index + 2, @steps[index].kind.start_with?("cpu") ? :cpu_access : :device_access]
     end
 
@@ -55,9 +66,8 @@ module Support
     private
 
     def access
-      device = { to_device: [:device_reads], from_device: [:device_writes] }.fetch(@direction, %i[device_reads device_writes])
-      kind = [:cpu_reads, :cpu_writes, *device].sample(random: @random)
-      return Step.new(kind, 0, SIZE) if device.include?(kind)
+      kind = [:cpu_reads, :cpu_writes, *TRANSFERS[@direction]].sample(random: @random)
+      return Step.new(kind, 0, SIZE) unless kind.start_with?("cpu")
 
       offset = @random.rand(SIZE / @grain) * @grain
       Step.new(kind, offset, @random.rand(1..(SIZE - offset) / @grain) * @grain)
@@ -68,23 +78,22 @@ module Support
       return [] if step.sync? || (step.kind == :cpu_reads && @direction == :to_device)
 
       other, sync = step.kind.start_with?("cpu") ? %i[device sync_for_cpu] : %i[cpu sync_for_device]
-      wanted = (step.offset...step.offset + step.length).select { |byte| owners[byte] == other }
+      wanted = (step.offset...step.offset + step.bytes).select { |byte| owners[byte] == other }
       wanted.slice_when { |one, next_one| next_one != one + 1 }.map { |run| Step.new(sync, run.first, run.size) }
     end
 
     def apply(step, owners)
-      owners.fill({ sync_for_cpu: :cpu, sync_for_device: :device }.fetch(step.kind), step.offset, step.length) if step.sync?
-      true
+      owners.fill(OWNERS[step.kind], step.offset, step.bytes) if step.sync?
     end
 
     def code(step, index)
       at = index % 4 * SIZE
       case step.kind
-      when :cpu_reads then "log << memory.get_string(#{step.offset}, #{step.length})"
-      when :cpu_writes then "memory.clear(#{(index * 37) % 256}, #{step.offset}, #{step.length})"
+      when :cpu_reads then "log << memory.get_string(#{step.offset}, #{step.bytes})"
+      when :cpu_writes then "memory.clear(#{(index * 37) % 256}, #{step.offset}, #{step.bytes})"
       when :device_reads then "device.write_dma(mapping, at: #{at}).wait"
       when :device_writes then "device.read_dma(into: mapping, at: #{at})"
-      else "mapping.#{step.kind}(#{step.offset}, #{step.length})"
+      else "mapping.#{step.kind}(#{step.offset}, #{step.bytes})"
       end
     end
   end

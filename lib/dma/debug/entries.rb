@@ -7,7 +7,7 @@ module DMA
     # A mapping. Bytes of a streaming or consistent one belong to the device or to the CPU.
     class Mapped
       # @return [Integer] of the memory: the address of the first byte, and of the one behind the last
-      attr_reader :first, :last
+      attr_reader :low, :high
       # @return [Array<Thread::Backtrace::Location>] where it was mapped
       attr_reader :locations
       attr_reader :device, :segments, :direction, :tracker
@@ -61,7 +61,7 @@ module DMA
       end
 
       def size
-        last - first
+        high - low
       end
 
       def device_writes?
@@ -90,11 +90,11 @@ module DMA
 
       # The memory, by address, behind `length` bytes from a bus address on; nil where these are of no part of it.
       def memory_at(bus, length)
-        at = first
+        at = low
         segments.each do |start, bytes|
           if bus.between?(start, start + bytes - 1)
             place = at + bus - start
-            return [place, [place + length, last].min]
+            return [place, [place + length, high].min]
           end
 
           at += bytes
@@ -105,17 +105,17 @@ module DMA
       private
 
       def place(mapping)
-        @first = mapping.buffer.address
-        @last = @first + mapping.size
+        @low = mapping.buffer.address
+        @high = @low + mapping.size
         @segments = mapping.segments
-        @owned = [[@first, @last]]
+        @owned = [[@low, @high]]
       end
     end
 
     # A transfer that software was not told the end of.
     class Live
       # Bytes that it uses. `apart`: the CPU may use them meanwhile, or what says whether it may is their owner.
-      Part = Struct.new(:first, :last, :written, :memory, :apart, :live) do
+      Part = Struct.new(:low, :high, :written, :memory, :apart, :live) do
         # Whether it is memory still: what was freed is somebody else's now.
         def memory?
           memory.weakref_alive? && !memory.freed?

@@ -90,7 +90,9 @@ module DMA
       module Device
         def unmap(address, size = nil, direction: nil)
           found = find_mapping(address, size, direction, first: true)&.first
-          Debug.check { |tracker| tracker.unmapping_at(self, found, address, size, direction) }
+          Debug.check do |tracker|
+            found ? tracker.unmapping_at(found, size, direction) : tracker.nothing_at("unmap", self, address)
+          end
           super if found || !Debug.tracker
         end
 
@@ -134,7 +136,9 @@ module DMA
 
         def synced(name, address, size, direction)
           found = find_mapping(address, size, direction)
-          Debug.check { |tracker| tracker.syncing_at(self, found, name, address, size, direction) }
+          Debug.check do |tracker|
+            found ? tracker.syncing_at(*found, name, size, direction) : tracker.nothing_at(name, self, address)
+          end
           yield if found || !Debug.tracker
         end
       end

@@ -2,7 +2,7 @@
 
 module DMA
   module Debug
-    # Things that lie at addresses of memory, found by these: anything with `first` and `last`, the addresses of its first
+    # Things that lie at addresses of memory, found by these: anything with `low` and `high`, the addresses of its first
     # byte and of the one behind its last.
     class Places
       # Bits of an address within a bucket.
@@ -18,13 +18,13 @@ module DMA
       end
 
       def add(thing)
-        buckets_of(thing.first, thing.last) { |number| @buckets[number] << thing }
+        buckets_of(thing.low, thing.high) { |number| @buckets[number] << thing }
         @size += 1
       end
 
       def delete(thing)
         found = false
-        buckets_of(thing.first, thing.last) do |number|
+        buckets_of(thing.low, thing.high) do |number|
           next unless @buckets.key?(number)
 
           found = true if @buckets[number].reject! { |other| other.equal?(thing) }
@@ -34,13 +34,13 @@ module DMA
       end
 
       # Those that share bytes with a range, in the order in which they were added.
-      def overlapping(first, last)
+      def overlapping(low, high)
         found = []
-        buckets_of(first, last) do |number|
+        buckets_of(low, high) do |number|
           next unless @buckets.key?(number)
 
           @buckets[number].each do |thing|
-            found << thing if thing.first < last && first < thing.last && found.none? { |other| other.equal?(thing) }
+            found << thing if thing.low < high && low < thing.high && found.none? { |other| other.equal?(thing) }
           end
         end
         found
@@ -53,8 +53,8 @@ module DMA
 
       private
 
-      def buckets_of(first, last, &block)
-        (first >> BUCKET).upto((last - 1) >> BUCKET, &block)
+      def buckets_of(low, high, &)
+        (low >> BUCKET).upto((high - 1) >> BUCKET, &)
       end
     end
   end

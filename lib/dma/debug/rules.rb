@@ -2,28 +2,25 @@
 
 module DMA
   module Debug
-    # The rules: what each method returns is broken, or nil. Those of the kernel are in kernel/dma/debug.c, named here by
-    # the functions that have them.
+    # The rules: what each method returns is broken, or nil. Those of the kernel are in kernel/dma/debug.c, whose
+    # functions are named here.
     module Rules
       # Bytes of a line of the CPU's cache.
       LINE = 64
-      # What to do about two unmaps.
-      ONCE = "one unmap for each map is enough: find out who else does it"
-      private_constant :LINE, :ONCE
+      private_constant :LINE
 
       # Software takes a mapping away (check_unmap).
       def unmapping(mapping)
         entry = entry_of(mapping) or return
-        return Violation.new(:double_unmap, "unmap of a mapping that was taken away before", entry, ONCE) if entry.unmapped
+        return twice(entry, "unmap of a mapping that was taken away before") if entry.unmapped
         return unchecked(entry) unless entry.checked
         return unless entry.failed?
 
         Violation.new(:unmapped, "unmap of memory that could not be mapped", entry, "nothing is mapped: leave it")
       end
 
-      # The same by bus address; `mapping` is what lies there, if anything.
-      def unmapping_at(device, mapping, address, size, direction)
-        return [nothing_at("unmap", device, address)] unless mapping
+      # The same of one that begins at a bus address.
+      def unmapping_at(mapping, size, direction)
         return [] unless (entry = entry_of(mapping))
 
         [wrong_size(entry, size), wrong_direction("unmap", entry, direction)].compact
@@ -39,14 +36,21 @@ module DMA
         outside(name, entry, offset, length || 0) if entry.alive?
       end
 
-      # The same by bus address; `found` is the mapping there, and the offset in it.
-      def syncing_at(device, found, name, address, size, direction)
-        return [nothing_at(name, device, address)] unless found
-
-        mapping, offset = found
+      # The same of one in which a bus address lies.
+      def syncing_at(mapping, offset, name, size, direction)
         return [] unless (entry = entry_of(mapping))
 
         [wrong_direction(name, entry, direction), outside(name, entry, offset, size || 0)].compact
+      end
+
+      # Software unmaps or syncs by an address where nothing is mapped.
+      def nothing_at(name, device, address)
+        freed = synchronize { freed_at(device.__id__, address) }
+        place = format("%<name>s at bus address 0x%<address>x", name: name, address: address)
+        return twice(freed, "#{place}, whose mapping was taken away before") if freed && name == "unmap"
+
+        Violation.new(:unmapped, "#{place}, where nothing is mapped for #{device.name}", freed,
+                      "give the address of a DMA::Mapping that lives")
       end
 
       # The CPU reads or writes bytes of memory.
@@ -75,22 +79,18 @@ module DMA
                       "hand them over with sync_for_device first")
       end
 
+      def twice(entry, what)
+        Violation.new(:double_unmap, what, entry, "one unmap for each map is enough: find out who else does it")
+      end
+
       # check_unmap: map_err_type is MAP_ERR_NOT_CHECKED.
       def unchecked(entry)
         Violation.new(:error_unchecked, "unmap of a mapping whose error nobody looked at", entry,
                       "ask for DMA::Mapping#error? after map(exception: false), or leave exception: out")
       end
 
-      def nothing_at(name, device, address)
-        id = device.__id__
-        freed = @freed.reverse_each.find { |entry| entry.device == id && entry.segments.first.first == address }
-        place = format("%<name>s at bus address 0x%<address>x", name: name, address: address)
-        if freed && name == "unmap"
-          Violation.new(:double_unmap, "#{place}, whose mapping was taken away before", freed, ONCE)
-        else
-          Violation.new(:unmapped, "#{place}, where nothing is mapped for #{device.name}", freed,
-                        "give the address of a DMA::Mapping that lives")
-        end
+      def freed_at(id, address)
+        @freed.reverse_each.find { |entry| entry.device == id && entry.segments.first.first == address }
       end
 
       def wrong_size(entry, size)
@@ -136,10 +136,10 @@ module DMA
       # The memory of two transfers is the same, and the device writes to it: who comes last wins.
       def overlap(live)
         live.parts.each do |part|
-          other = @parts.overlapping(part.first, part.last).find { |known| conflict?(part, known) }
+          other = @parts.overlapping(part.low, part.high).find { |known| conflict?(part, known) }
           next unless other
 
-          range = bytes([part.first, other.first].max, [part.last, other.last].min)
+          range = bytes([part.low, other.low].max, [part.high, other.high].min)
           return Violation.new(:overlap, "a transfer of #{range}, which one that is under way uses, and one of them " \
                                          "writes to", other.live, "wait for that first, or give fence: true")
         end
@@ -147,43 +147,44 @@ module DMA
       end
 
       def conflict?(part, known)
-        live, other = part.live, known.live
         return false unless part.written || known.written
-        return false if live.fence && live.channel == other.channel
+        return false if part.live.fence && part.live.channel == known.live.channel
 
-        other.alive? && known.memory?
+        known.live.alive? && known.memory?
       end
 
       def owned(first, last, write)
-        low, high = lines(first, last)
-        @mapped.overlapping(*(write ? [low, high] : [first, last])).each do |entry|
+        near = reach(first, last, write, coherent: false)
+        @mapped.overlapping(*near).each do |entry|
           next unless entry.streaming? && (write || entry.device_writes?) && entry.alive?
 
-          from, to = entry.owned_by(:device, *(write && !entry.coherent? ? [low, high] : [first, last]))
+          from, to = entry.owned_by(:device, *reach(first, last, write, coherent: entry.coherent?))
           next unless from
 
-          what = cpu(write, first, last, from, to)
-          return Violation.new(:cpu_access, "#{what} to the device", entry, "call sync_for_cpu for them first, or unmap")
+          return Violation.new(:cpu_access, "#{cpu(write, first, last, from, to)} to the device", entry,
+                               "call sync_for_cpu for them first, or unmap")
         end
         nil
       end
 
       def in_use(first, last, write)
-        low, high = lines(first, last)
-        @parts.overlapping(*(write ? [low, high] : [first, last])).each do |part|
-          next if part.apart || !(write || part.written) || !part.live.alive? || !part.memory?
-
-          from, to = write && !part.live.coherent ? [low, high] : [first, last]
-          next unless part.first < to && from < part.last
-
-          what = cpu(write, first, last, [part.first, from].max, [part.last, to].min)
-          return Violation.new(:cpu_access, "#{what} to a transfer that is under way", part.live, "wait for it first")
-        end
-        nil
+        near = reach(first, last, write, coherent: false)
+        part = @parts.overlapping(*near).find { |known| used?(known, first, last, write) } or return
+        what = cpu(write, first, last, part.low, part.high)
+        Violation.new(:cpu_access, "#{what} to a transfer that is under way", part.live, "wait for it first")
       end
 
-      # The whole lines of a range.
-      def lines(first, last)
+      def used?(part, first, last, write)
+        return false if part.apart || !(write || part.written)
+
+        low, high = reach(first, last, write, coherent: part.live.coherent)
+        part.low < high && low < part.high && part.live.alive? && part.memory?
+      end
+
+      # What the CPU touches where it accesses a range: where its cache is not coherent, it writes whole lines.
+      def reach(first, last, write, coherent:)
+        return [first, last] if coherent || !write
+
         [first / LINE * LINE, (last + LINE - 1) / LINE * LINE]
       end
 
@@ -199,7 +200,7 @@ module DMA
 
       # Bytes of memory, in words; of a mapping also where in it.
       def bytes(first, last, entry = nil)
-        place = entry ? "bytes #{first - entry.first}...#{last - entry.first} of the mapping" : count(last - first)
+        place = entry ? "bytes #{first - entry.low}...#{last - entry.low} of the mapping" : count(last - first)
         format("%<place>s at 0x%<first>x", place: place, first: first)
       end
     end

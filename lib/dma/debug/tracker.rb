@@ -69,7 +69,7 @@ module DMA
       # Bytes of a mapping were synced.
       def sync(mapping, owner, offset, length)
         entry = entry_of(mapping) or return
-        synchronize { entry.give(owner, entry.first + offset, entry.first + offset + length) }
+        synchronize { entry.give(owner, entry.low + offset, entry.low + offset + length) }
       end
 
       # A transfer begins. Returns what is broken by that.
@@ -90,7 +90,7 @@ module DMA
           drop(live)
           next unless live.fence
 
-          @lives.keys.each { |other| drop(other) if other.channel == live.channel && other.number < live.number }
+          @lives.each_key { |other| drop(other) if other.channel == live.channel && other.number < live.number }
         end
       end
 
@@ -110,7 +110,7 @@ module DMA
         id = device.__id__
         synchronize do
           @mapped.to_a.each { |entry| @mapped.delete(entry) if entry.device == id }
-          @lives.keys.each { |live| drop(live) if live.device == id }
+          @lives.each_key { |live| drop(live) if live.device == id }
           @freed.reject! { |entry| entry.device == id }
           @limits.delete(id)
         end
@@ -128,8 +128,8 @@ module DMA
 
       private
 
-      def synchronize(&block)
-        @monitor.synchronize(&block)
+      def synchronize(&)
+        @monitor.synchronize(&)
       end
 
       def drop(live)
@@ -141,7 +141,7 @@ module DMA
         return if @mapped.size + @lives.size < @sweep_at
 
         @mapped.to_a.each { |entry| @mapped.delete(entry) unless entry.alive? }
-        @lives.keys.each { |live| drop(live) unless live.alive? }
+        @lives.each_key { |live| drop(live) unless live.alive? }
         @sweep_at = [SWEEP, 2 * (@mapped.size + @lives.size)].max
       end
     end

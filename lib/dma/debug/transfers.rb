@@ -58,14 +58,17 @@ module DMA
 
         # The memory of an element; what is none is refused later.
         def use(live, source, destination, length)
-          memory = source.is_a?(Integer) ? destination : source
-          memory = own_buffer(memory) if memory.is_a?(IO::Buffer)
-          length ||= memory.size unless memory.is_a?(Integer)
           written = source.is_a?(Integer)
+          memory = written ? destination : source
+          memory = own_buffer(memory) if memory.is_a?(IO::Buffer)
           case memory
-          when DMA::Buffer then live.use(memory, length, written: written) unless memory.freed? || length > memory.size
-          when DMA::Mapping then use_mapping(live, memory, length, written)
+          when DMA::Buffer then use_buffer(live, memory, length || memory.size, written)
+          when DMA::Mapping then use_mapping(live, memory, length || memory.size, written)
           end
+        end
+
+        def use_buffer(live, buffer, length, written)
+          live.use(buffer, length, written: written) unless buffer.freed? || length > buffer.size
         end
 
         def use_mapping(live, mapping, length, written)
@@ -73,7 +76,7 @@ module DMA
 
           entry = Debug.tracker.entry_of(mapping)
           if entry
-            live.use_mapped(mapping, entry, entry.first, entry.first + length, written: written)
+            live.use_mapped(mapping, entry, entry.low, entry.low + length, written: written)
           else
             live.use(mapping.buffer, length, written: written, apart: true)
           end
@@ -97,7 +100,7 @@ module DMA
             next unless first
             return live.use_mapped(mapping, entry, first, last, written: written) if Debug.tracker.entry_of(mapping)
 
-            return live.use(mapping.buffer, last - first, offset: first - entry.first, written: written)
+            return live.use(mapping.buffer, last - first, offset: first - entry.low, written: written)
           end
         end
       end
@@ -151,54 +154,6 @@ module DMA
         def native_write_from(memory, length, at)
           (live = Debug.live_file(memory, length, written: false)) ? Debug.lasting(live) { super } : super
         end
-      end
-    end
-
-    # What the hooks of transfers ask and tell.
-    class << self
-      # A transfer of a channel that is about to begin; nil where nobody checks.
-      def live(channel, fence: false, ring: nil)
-        tracker = self.tracker or return
-        coherent = tracker.limits_of(channel.device)[:coherent] != false
-        Live.new(channel: channel, fence: fence, ring: ring, coherent: coherent)
-      end
-
-      # The same of a file, with the first `length` bytes of its memory.
-      def live_file(memory, length, written:)
-        return unless tracker
-
-        Live.new.tap do |live|
-          Array(memory).each do |buffer|
-            part = [buffer.size, length].min
-            length -= part
-            live.use(buffer, part, written: written) unless buffer.freed?
-          end
-        end
-      end
-
-      # A transfer that lasts as long as the block.
-      def lasting(live)
-        tracker = self.tracker
-        submitting(live) { yield || true }
-      ensure
-        tracker&.forget(live)
-      end
-
-      # Which transfers are a channel's.
-      def of(channel)
-        id = channel.__id__
-        ->(live) { live.channel == id }
-      end
-
-      # Software knows that a channel has nothing under way.
-      def ended(channel)
-        ending(of(channel)) { nil }
-      end
-
-      # Software knows that a transfer has ended.
-      def told(transfer)
-        live = transfer.instance_variable_get(:@debug) or return
-        tracker&.forget(live)
       end
     end
   end
