@@ -74,8 +74,8 @@ module DMA
         yield.tap { lives.each { |live| tracker.forget(live) } }
       end
 
-      # Tells of a violation. `quiet`: warns instead of raising. What whoever is told does is told to nobody, or he would
-      # be called again for it.
+      # Tells of a violation. `quiet`: warns instead of raising. What whoever is told does is told to nobody, or he
+      # would be called again for it.
       def tell(violation, quiet: false)
         return if Thread.current[:dma_debug_telling]
 

@@ -212,9 +212,9 @@ module DMA
       self
     end
 
-    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away. Its pages are locked
-    # meanwhile, or pinned for a PCI function. A transfer of a {Buffer} needs none: it is mapped while the transfer
-    # lasts.
+    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away; a file reaches it by
+    # its own address, and that is it. Its pages are locked meanwhile, or pinned for a PCI function. A transfer of a
+    # {Buffer} needs none: it is mapped while the transfer lasts.
     #
     # @param memory [Buffer, IO::Buffer, Integer, #to_ptr] memory; what is no Buffer is wrapped, see {Buffer.wrap}
     # @param size [Integer, nil] bytes; nil: all that the memory has

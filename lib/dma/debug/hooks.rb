@@ -10,12 +10,12 @@ module DMA
       # What the CPU does to memory.
       module Buffer
         def get_value(type, offset)
-          cpu(offset, DMA::Buffer.__send__(:native_size_of, type), false)
+          cpu(offset, DMA::Buffer.__send__(:native_size_of, type), false) if Debug.mode
           super
         end
 
         def set_value(type, offset, value)
-          cpu(offset, DMA::Buffer.__send__(:native_size_of, type), true)
+          cpu(offset, DMA::Buffer.__send__(:native_size_of, type), true) if Debug.mode
           super
         end
 
