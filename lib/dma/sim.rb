@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative "sim/options"
+
 module DMA
   # A simulated machine: a bus, devices with memory and descriptor rings on it, an IOMMU, a clock, and faults on
   # demand.
@@ -13,7 +15,8 @@ module DMA
   # same result, to the byte and the cycle.
   class Sim
     # The options of a machine; others are a device's.
-    OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth interrupt_cost].freeze
+    OPTIONS = %i[clock iommu seed bus cpu_load arbitration latency_timer memory_bandwidth interrupt_cost coherent
+                 cache_size cache_injection ordering invalidation cpus ram fragmentation].freeze
     # Bits of a device's numbers, where they are not 32.
     WIDTHS = { memory: 63, alignment: 63, channels: 16 }.freeze
     # What a controller has where nothing else is said; the bus is that of a machine that is made with its device.
@@ -25,7 +28,10 @@ module DMA
     }.each_value(&:freeze).freeze
     # Nanoseconds.
     SECOND = 1_000_000_000
-    private_constant :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND
+    # Bytes of memory that is fragmented, where nothing else is said.
+    FRAGMENTED = 64 << 20
+    extend Options
+    private_constant :Options, :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND, :FRAGMENTED
 
     class << self
       # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
@@ -51,17 +57,31 @@ module DMA
       #   before its handler looks for completions, which is when whoever waits knows of them; `deferred:`, for each
       #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
       #   interrupt after the other
+      # @param coherent [Boolean] the CPU's cache follows what devices do; without, software flushes and invalidates it
+      # @param cache_size [Integer] bytes of that cache, in lines of 64
+      # @param cache_injection [Boolean, nil] what devices write goes into the cache, or makes what it has of it
+      #   invalid; nil: where it is coherent, there is no model of it
+      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them
+      # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
+      # @param cpus [Integer] CPUs that handle interrupts
+      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
+      # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
+      #   `ram:` it has 64 MiB then
       # @return [Sim]
       # @raise [ArgumentError] for what cannot be, also an option of {#device}
       def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
-              memory_bandwidth: nil, interrupt_cost: nil, **others)
+              memory_bandwidth: nil, interrupt_cost: nil, coherent: true, cache_size: 32 << 10, cache_injection: nil,
+              ordering: :strong, invalidation: :strict, cpus: 1, ram: nil, fragmentation: 0, **others)
         elsewhere(others, instance_method(:device), "Sim#device")
         boolean(iommu, "iommu")
         DMA.__send__(:natural, latency_timer, "latency_timer", 64) unless latency_timer.nil?
         memory_bandwidth = whole(memory_bandwidth, "memory_bandwidth", "bytes a second") unless memory_bandwidth.nil?
+        memory = memory(coherent: coherent, cache_size: cache_size, cache_injection: cache_injection,
+                        ordering: ordering, invalidation: invalidation, cpus: cpus, ram: ram,
+                        fragmentation: fragmentation)
 
         native_new([clock, iommu, DMA.__send__(:natural, seed, "seed")], timing(bus), fraction(cpu_load, "cpu_load"),
-                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost))
+                   [arbitration, latency_timer], cost(interrupt_cost), [memory_bandwidth, memory])
       end
 
       # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
@@ -97,87 +117,6 @@ module DMA
         known = others.keys & method.parameters.filter_map { |kind, option| option if kind == :key }
         hint = "; #{name} has #{known.join(":, ")}:" unless known.empty?
         raise ArgumentError, "unknown keyword#{"s" if others.size > 1}: #{others.keys.map(&:inspect).join(", ")}#{hint}"
-      end
-
-      # What a bus consists of.
-      def timing(bus)
-        return native_bus(bus) unless bus.is_a?(Hash)
-
-        preset = native_bus(bus.fetch(:preset, :ideal))
-        changes = bus.except(:preset)
-        unknown = changes.keys - preset.keys
-        unless unknown.empty?
-          raise ArgumentError, "bus: #{unknown.inspect} are none of #{[:preset, *preset.keys].inspect}"
-        end
-
-        preset.merge(changes.to_h { |name, value| [name, part(name, value)] })
-      end
-
-      def part(name, value)
-        case name
-        when :frequency then return whole(value, name, "Hz")
-        when :links then boolean(value, name)
-        else DMA.__send__(:natural, value, name, 64) unless name == :payload && value.nil?
-        end
-        value
-      end
-
-      # A number that may be large as an Integer: 33e6 is one.
-      def whole(value, name, unit)
-        if value.is_a?(Numeric) && value.real? && value.finite? && value.between?(0, (1 << 64) - 1)
-          number = value.to_i
-          return number if number == value
-        end
-
-        raise ArgumentError, "#{name}: #{value.inspect} is no whole number of #{unit} in 0..2**64 - 1; give one, as 1e9"
-      end
-
-      def boolean(value, name)
-        raise ArgumentError, "#{name}: #{value.inspect} is neither true nor false" unless [true, false].include?(value)
-      end
-
-      # Entry, exit and deferred work of an interrupt.
-      def cost(cost)
-        return native_interrupt_cost(cost || :none).values unless cost.is_a?(Hash)
-
-        none = native_interrupt_cost(:none)
-        unknown = cost.keys - none.keys
-        raise ArgumentError, "interrupt_cost: #{unknown.inspect} are none of #{none.keys}" unless unknown.empty?
-
-        cost.each { |name, time| nanoseconds(time, name) }
-        none.merge(cost).values
-      end
-
-      def nanoseconds(time, name)
-        return if time.is_a?(Integer) && time.between?(0, SECOND)
-
-        raise ArgumentError, "interrupt_cost: #{name}: #{time.inspect} ns is no whole number in 0..#{SECOND} ns, up " \
-                             "to a second"
-      end
-
-      # A preset of {#device}'s `coalesce:`, or completions and nanoseconds.
-      def coalesce(policy)
-        return policy unless policy.is_a?(Hash)
-
-        unknown = policy.keys - %i[count time]
-        raise ArgumentError, "coalesce: #{unknown.inspect} are neither :count nor :time" unless unknown.empty?
-        raise ArgumentError, "coalesce: give count:, time: or both" if policy.values.compact.empty?
-
-        count, time = policy.values_at(:count, :time)
-        DMA.__send__(:natural, count, "coalesce: count", 64) if count
-        unless time.nil? || (time.is_a?(Numeric) && time.real? && (0..1).cover?(time))
-          raise ArgumentError, "coalesce: time: #{time.inspect} is not in 0..1 seconds, for which completions are " \
-                               "held back; 50 us are 50e-6"
-        end
-
-        [count, time && (time * SECOND).round]
-      end
-
-      # A number in 0..1 as a Float.
-      def fraction(number, name)
-        return number.to_f if number.is_a?(Numeric) && number.real? && (0..1).cover?(number)
-
-        raise ArgumentError, "#{name}: #{number.inspect} is not in 0..1"
       end
 
       # A machine with one device; each gets the options that are its own. The device's controller says what bus it has,
@@ -244,6 +183,8 @@ module DMA
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
+    # @param misaligned [:refuse, :truncate] what it does with addresses that are no multiple of its alignment:
+    #   `:truncate`, it drops their low bits, and tells nobody
     # @param mode [Symbol, Array<Symbol>] how its channels, or each of them, share the bus with the CPU: `:burst`, the
     #   bus is a channel's until its block is done; `:cycle_stealing`, a CPU that waits has it after each word (on PCI
     #   Express, after 64 bytes); `:transparent`, words go only while the CPU does not want the bus. The driver of 8237s
@@ -256,7 +197,7 @@ module DMA
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, mode: :burst, coalesce: :none, path: nil, **others)
+               max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none, path: nil, **others)
       Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
@@ -267,7 +208,12 @@ module DMA
                   prefetch: prefetch || own[:prefetch] }
       numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
       policies = each_channel(coalesce, channels, "coalesce").map { |policy| Sim.__send__(:coalesce, policy) }
-      native_device(numbers, controller == :isa, each_channel(mode, channels, "mode"), policies, path)
+      unless %i[refuse truncate].include?(misaligned)
+        raise ArgumentError, "misaligned: #{misaligned.inspect} is none of :refuse, :truncate"
+      end
+
+      kind = [controller == :isa, misaligned == :truncate]
+      native_device(numbers, kind, each_channel(mode, channels, "mode"), policies, path)
     end
 
     # Lets time pass, with everything that ends by then.

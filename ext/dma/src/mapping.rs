@@ -4,7 +4,7 @@ use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dma_core::engine::Mapping as CoreMapping;
-use dma_core::memory::{check_range, find, PageLock, Region, Residency, Span};
+use dma_core::memory::{check_range, find, BusAddresses, PageLock, Region, Residency, Span};
 use dma_core::transfer::Access;
 use magnus::typed_data::Obj;
 use magnus::value::{InnerValue, Opaque};
@@ -36,8 +36,12 @@ pub struct Mapping {
 /// What a mapping holds.
 pub struct Mapped {
     mapping: Arc<dyn CoreMapping>,
+    addresses: BusAddresses,
     _lock: Option<PageLock>,
 }
+
+/// A region, an offset in it, a length, and the bus addresses of these bytes.
+type Memory = (Arc<Region>, usize, usize, BusAddresses);
 
 impl DataTypeFunctions for Mapping {
     fn mark(&self, marker: &gc::Marker) {
@@ -47,9 +51,12 @@ impl DataTypeFunctions for Mapping {
 }
 
 impl Mapping {
-    /// The memory, for a transfer of a device that does this to it.
-    pub fn memory(&self, ruby: &Ruby, access: Access, device: &Device) -> Result<(Arc<Region>, usize, usize), Error> {
+    /// The memory, for a transfer of a device that does this to it, and where it is on the bus.
+    pub fn memory(&self, ruby: &Ruby, access: Access, device: &Device) -> Result<Memory, Error> {
         self.with(ruby, |_| ())?;
+        let Some(addresses) = self.mapped().as_ref().map(|mapped| mapped.addresses.clone()) else {
+            return Err(gone(ruby));
+        };
         let own = <&Device>::try_convert(self.device.get_inner_with(ruby))?;
         let (own, other) = (own.open(ruby)?, device.open(ruby)?);
         if !Arc::ptr_eq(&own, &other) {
@@ -66,7 +73,7 @@ impl Mapping {
                 format!("this mapping lets the device {may} the memory, and the transfer would {wants} it"),
             ));
         }
-        Ok((Arc::clone(&self.region), self.offset, self.len))
+        Ok((Arc::clone(&self.region), self.offset, self.len, addresses))
     }
 
     /// Who owns the memory, where it is not ours.
@@ -79,15 +86,17 @@ impl Mapping {
         <&Device>::try_convert(self.device.get_inner_with(ruby))?.check_process(ruby)?;
         match &*self.mapped() {
             Some(mapped) => Ok(work(&*mapped.mapping)),
-            None => {
-                Err(misuse(ruby, "this mapping was taken away (unmap), or its device closed; map the memory again"))
-            }
+            None => Err(gone(ruby)),
         }
     }
 
     fn mapped(&self) -> MutexGuard<'_, Option<Mapped>> {
         self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn gone(ruby: &Ruby) -> Error {
+    misuse(ruby, "this mapping was taken away (unmap), or its device closed; map the memory again")
 }
 
 /// Maps a buffer for a device.
@@ -127,7 +136,8 @@ fn native_map(
     if buffer.is_foreign() {
         keeper::keep(ruby, &region, buffer.as_value());
     }
-    let mapped = Arc::new(Mutex::new(Some(Mapped { mapping, _lock: lock })));
+    let addresses = BusAddresses::new(mapping.segments());
+    let mapped = Arc::new(Mutex::new(Some(Mapped { mapping, addresses, _lock: lock })));
     device.holds(&mapped);
     Ok(Mapping {
         mapped,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
     Arbitration, Clock, Coalesce, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine,
-    MachineOptions, Mode, Timing, Trigger,
+    MachineOptions, MemoryOptions, Mode, Timing, Trigger,
 };
 use magnus::{
     function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, Symbol, TypedData, Value,
@@ -86,8 +86,8 @@ fn native_new(
     bus: RHash,
     cpu_load: f64,
     (arbitration, latency): (Value, Option<u64>),
-    memory_bandwidth: Option<u64>,
     (entry, exit, deferred): (u64, u64, u64),
+    (memory_bandwidth, memory): (Option<u64>, RHash),
 ) -> Result<Sim, Error> {
     let clock = match choice(clock).as_str() {
         "free" => Clock::Free,
@@ -110,9 +110,32 @@ fn native_new(
     };
     let timing = timing(ruby, bus)?;
     let interrupt_cost = InterruptCost { entry, exit, deferred };
+    let memory = memory_from(ruby, memory)?;
     let options =
-        MachineOptions { clock, iommu, seed, timing, cpu_load, arbitration, memory_bandwidth, interrupt_cost };
+        MachineOptions { clock, iommu, seed, timing, cpu_load, arbitration, memory_bandwidth, interrupt_cost, memory };
     Ok(Sim { machine: with_memory(ruby, || Machine::new(options))? })
+}
+
+/// What is between the CPU, devices and memory.
+fn memory_from(ruby: &Ruby, memory: RHash) -> Result<MemoryOptions, Error> {
+    let one_of = |name: &str, default: &str, other: &str| {
+        let value: Value = memory.fetch(ruby.to_symbol(name))?;
+        match choice(value) {
+            word if word == default => Ok(false),
+            word if word == other => Ok(true),
+            _ => Err(argument(ruby, format!("{name}: {value:?} is none of :{default}, :{other}"))),
+        }
+    };
+    Ok(MemoryOptions {
+        coherent: memory.fetch(ruby.to_symbol("coherent"))?,
+        cache_size: memory.fetch(ruby.to_symbol("cache_size"))?,
+        cache_injection: memory.fetch(ruby.to_symbol("cache_injection"))?,
+        weak: one_of("ordering", "strong", "weak")?,
+        lazy: one_of("invalidation", "strict", "lazy")?,
+        cpus: memory.fetch(ruby.to_symbol("cpus"))?,
+        ram: memory.fetch(ruby.to_symbol("ram"))?,
+        fragmentation: memory.fetch(ruby.to_symbol("fragmentation"))?,
+    })
 }
 
 /// What an interrupt costs, by name.
@@ -156,12 +179,13 @@ fn native_device(
         usize,
         u32,
     ),
-    isa: bool,
+    (isa, truncates): (bool, bool),
     modes: RArray,
     policies: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let options = DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, isa };
+    let options =
+        DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, truncates, isa };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let policies = policies.into_iter().map(|policy| coalesce_from(ruby, policy)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;

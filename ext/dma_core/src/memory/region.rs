@@ -1,4 +1,4 @@
-//! A run of bytes that one buffer owns, and the spans of it that transfers are using.
+//! A run of bytes that one buffer owns.
 
 use std::cmp::Ordering;
 use std::ptr;
@@ -19,7 +19,7 @@ pub struct Region {
     pages: Arc<Pages>,
     offset: usize,
     len: usize,
-    in_flight: AtomicUsize,
+    pub(super) in_flight: AtomicUsize,
     abandoned: AtomicUsize,
     /// Whether [`registry::find`] finds it.
     listed: AtomicBool,
@@ -248,73 +248,11 @@ pub fn check_range(offset: usize, len: usize, size: usize) -> Result<()> {
     }
 }
 
-/// Bytes of a region that one operation uses: while it lives the region is in flight, and its memory stays.
-#[derive(Debug)]
-pub struct Span {
-    region: Arc<Region>,
-    offset: usize,
-    len: usize,
-}
-
-impl Span {
-    /// `len` bytes of `region` from `offset`; up to its [`Region::capacity`], which may pass what its buffer shows.
-    pub fn new(region: &Arc<Region>, offset: usize, len: usize) -> Result<Span> {
-        region.pages.check()?;
-        if offset.checked_add(len).is_none_or(|end| end > region.capacity()) {
-            let size = region.len;
-            return Err(Error::Argument(format!(
-                "{len} bytes at offset {offset} are outside a buffer of {size} bytes"
-            )));
-        }
-        region.in_flight.fetch_add(1, SeqCst);
-        Ok(Span { region: Arc::clone(region), offset, len })
-    }
-
-    /// A part of this span, in flight on its own.
-    pub fn part(&self, offset: usize, len: usize) -> Span {
-        debug_assert!(offset + len <= self.len);
-        self.region.in_flight.fetch_add(1, SeqCst);
-        Span { region: Arc::clone(&self.region), offset: self.offset + offset, len }
-    }
-
-    /// The region these bytes belong to.
-    pub fn region(&self) -> &Arc<Region> {
-        &self.region
-    }
-
-    /// Address of the first byte.
-    pub fn address(&self) -> *mut u8 {
-        (self.region.address() + self.offset) as *mut u8
-    }
-
-    /// Length in bytes.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there is no byte in it.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Copies the first `len` bytes from `skip` on of this span to the start of `to`.
-    pub fn copy_to(&self, skip: usize, to: &Span, len: usize) {
-        assert!(skip + len <= self.len && len <= to.len, "a copy between spans stays inside both");
-        // SAFETY: both ranges were checked when the spans were made, and the regions live as long as the spans.
-        unsafe { ptr::copy(self.address().add(skip), to.address(), len) };
-    }
-}
-
-impl Drop for Span {
-    fn drop(&mut self) {
-        self.region.in_flight.fetch_sub(1, SeqCst);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::testing::bytes;
+    use crate::memory::Span;
 
     fn region(size: usize) -> Arc<Region> {
         Region::allocate(Layout::new(size), Lock::Never).unwrap()
@@ -370,31 +308,5 @@ mod tests {
         assert!(!part.discard());
         assert_eq!(bytes(&part), [9; 10]);
         assert!(registry::find(part.address()).is_some());
-    }
-
-    #[test]
-    fn a_span_keeps_the_region_in_flight_and_its_memory_alive() {
-        let region = region(4096);
-        region.fill(0, 4096, 9).unwrap();
-        let span = Span::new(&region, 1000, 96).unwrap();
-        let part = span.part(6, 90);
-        assert_eq!(region.in_flight(), 2);
-        assert!(matches!(region.check_idle(), Err(Error::Busy(_))));
-        drop(span);
-        drop(region);
-        // SAFETY: the part keeps the memory alive.
-        assert_eq!(unsafe { part.address().read() }, 9);
-        let region = Arc::clone(part.region());
-        drop(part);
-        assert_eq!(region.check_idle(), Ok(()));
-    }
-
-    #[test]
-    fn the_slack_of_the_last_page_is_for_spans_only() {
-        let region = region(100);
-        assert!(region.range(0, 4096).is_err());
-        assert_eq!(Span::new(&region, 0, 4096).unwrap().len(), 4096);
-        assert!(Span::new(&region, 0, 4097).is_err());
-        assert!(Span::new(&region, usize::MAX, 2).is_err());
     }
 }

@@ -57,6 +57,7 @@ fn machine_options(random: &mut Rng) -> MachineOptions {
             random,
             &[cost(0, 0, 0), cost(0, 0, 0), InterruptCost::PC1998, cost(1, 0, 0), cost(1_000_000_000, 0, 1)],
         ),
+        ..MachineOptions::default()
     }
 }
 

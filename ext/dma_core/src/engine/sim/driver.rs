@@ -91,9 +91,16 @@ impl Driver {
         span: &Span,
         access: Access,
     ) -> Result<(Descriptor, Option<Arc<dyn Mapping>>)> {
-        let mapping = self.device.map(span.part(0, span.len()), access)?;
+        // The addresses of a mapping are what its device was told, whatever has become of them.
+        let (segments, mapping) = match span.segments() {
+            Some(segments) => (segments, None),
+            None => {
+                let mapping = self.device.map(span.part(0, span.len()), access)?;
+                (mapping.segments().to_vec(), Some(mapping))
+            }
+        };
         let (mut offset, mut next) = (offset, slot * self.chain);
-        let mut descriptors = mapping.segments().iter().map(|(bus, length)| {
+        let mut descriptors = segments.iter().map(|(bus, length)| {
             let (source, destination, flags) = match access {
                 Access::Read => (*bus, offset, flags::TO_DEVICE),
                 _ => (offset, *bus, flags::FROM_DEVICE),
@@ -116,7 +123,7 @@ impl Driver {
             next += 1;
         }
         drop(chained);
-        Ok((first, Some(mapping)))
+        Ok((first, mapping))
     }
 
     fn chained_at(&self, index: u32) -> u64 {

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::thread;
 
 use super::access::Addresses;
-use super::arbiter::{Arbiter, Arbitration, MasterStats};
+use super::arbiter::{Arbiter, MasterStats};
 use super::controller::{Bus, Controller};
 use super::core::Core;
 use super::cpu::{Cpu, CpuStats};
 use super::faults::{Fault, Faults};
-use super::handler::{Handlers, InterruptCost};
+use super::handler::Handlers;
 use super::isa::Isa;
 use super::memory::Memory;
+use super::options::{Clock, MachineOptions};
 use super::requester::Requester;
 use super::space::Space;
 use super::timers::Timers;
-use super::timing::Timing;
 use super::trace::Record;
 use super::worker::Worker;
 use crate::engine::ManualClock;
@@ -29,70 +29,6 @@ use crate::sys;
 /// in between.
 const BURST_FREE: u64 = 64 << 10;
 const BURST_MANUAL: u64 = 256;
-
-/// Who lets time pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Clock {
-    /// A thread.
-    Free,
-    /// Whoever steps the machine.
-    Manual,
-}
-
-/// What a machine is made like.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MachineOptions {
-    /// Who lets time pass.
-    pub clock: Clock,
-    /// Whether devices reach memory through an IOMMU, or by simulated physical addresses.
-    pub iommu: bool,
-    /// Decides where physical pages lie and when faults with a probability happen.
-    pub seed: u64,
-    /// What its bus is like.
-    pub timing: Timing,
-    /// The part of the time, from 0 to 1, for which the CPU wants the bus, as long as nothing keeps it waiting.
-    pub cpu_load: f64,
-    /// How channels take turns on a bus.
-    pub arbitration: Arbitration,
-    /// Bytes that memory serves in a second, all together; none: more than anybody asks for, or what is usual where devices have
-    /// links of their own.
-    pub memory_bandwidth: Option<u64>,
-    /// What interrupts take of the CPU's time.
-    pub interrupt_cost: InterruptCost,
-}
-
-impl Default for MachineOptions {
-    fn default() -> Self {
-        MachineOptions {
-            clock: Clock::Free,
-            iommu: true,
-            seed: 0,
-            timing: Timing::IDEAL,
-            cpu_load: 0.0,
-            arbitration: Arbitration::Rotating,
-            memory_bandwidth: None,
-            interrupt_cost: InterruptCost::default(),
-        }
-    }
-}
-
-impl MachineOptions {
-    fn check(&self) -> Result<()> {
-        self.timing.check()?;
-        self.interrupt_cost.check()?;
-        let refuse = |what: String| Err(Error::Argument(what));
-        if !(0.0..=1.0).contains(&self.cpu_load) {
-            return refuse(format!("cpu_load: {} is not in 0..1", self.cpu_load));
-        }
-        if self.arbitration == (Arbitration::RoundRobin { latency: 0 }) {
-            return refuse("latency_timer: 0 cycles are none; give 1 or more".into());
-        }
-        if self.memory_bandwidth == Some(0) {
-            return refuse("memory_bandwidth: 0 bytes a second never come; give 1 or more".into());
-        }
-        Ok(())
-    }
-}
 
 /// What happened on the bus since the machine was made.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,10 +1,14 @@
 //! The bus addresses of a simulated machine: what its devices see of host memory, through an IOMMU or without one.
 
-use std::collections::{BTreeMap, HashMap};
+mod iommu;
+mod physical;
 
-use fastrand::Rng;
+use std::collections::HashMap;
+
 use nix::errno::Errno;
 
+use self::iommu::Iommu;
+use self::physical::Physical;
 use crate::error::{Error, Result};
 use crate::memory::Span;
 use crate::transfer::{Access, Status};
@@ -49,18 +53,14 @@ impl Space {
     /// after it. An address that was unmapped is not given out again before those behind it, so that a device that kept
     /// it faults.
     pub fn iommu() -> Space {
-        Space::new(Kind::Iommu(Iommu { mappings: BTreeMap::new(), next: FIRST }))
+        Space::new(Kind::Iommu(Iommu::new()))
     }
 
     /// Without an IOMMU: bus addresses are those of simulated physical memory. Each host page has a frame of it as long
     /// as some mapping uses the page; `seed` decides which, all over what the device reaches, so that a large buffer is
     /// in many pieces.
     pub fn physical(seed: u64) -> Space {
-        Space::new(Kind::Physical(Physical {
-            random: Rng::with_seed(seed),
-            frames: HashMap::new(),
-            numbers: HashMap::new(),
-        }))
+        Space::new(Kind::Physical(Physical::new(seed)))
     }
 
     fn new(kind: Kind) -> Space {
@@ -95,8 +95,7 @@ impl Space {
     pub fn map_again(&mut self, span: &Span, access: Access, address_bits: u32) -> Option<(u64, Vec<(u64, u64)>)> {
         let Kind::Physical(physical) = &self.kind else { return None };
         let limit = 1 << address_bits.min(BUS_BITS).saturating_sub(PAGE.ilog2());
-        let is_there = |page| physical.numbers.get(&page).is_some_and(|number| *number < limit);
-        let is_all_there = pages(span.address() as u64, span.len() as u64).all(is_there);
+        let is_all_there = physical.reaches(span.address() as u64, span.len() as u64, limit);
         is_all_there.then(|| self.map(span.part(0, span.len()), access, address_bits).ok())?
     }
 
@@ -137,7 +136,7 @@ impl Space {
     pub fn unmap(&mut self, id: u64) -> Option<Span> {
         let Held { span, first } = self.held.remove(&id)?;
         match &mut self.kind {
-            Kind::Iommu(iommu) => drop(iommu.mappings.remove(&first)),
+            Kind::Iommu(iommu) => iommu.unmap(first),
             Kind::Physical(physical) => physical.unmap(id, span.address() as u64, span.len() as u64),
         }
         Some(span)
@@ -164,161 +163,6 @@ impl Space {
     /// How many mappings there are.
     pub fn mappings(&self) -> usize {
         self.held.len()
-    }
-}
-
-/// Mappings by the bus address of their first byte.
-#[derive(Debug)]
-struct Iommu {
-    mappings: BTreeMap<u64, Mapping>,
-    /// The page behind the last mapping made: the search for the next one begins there.
-    next: u64,
-}
-
-#[derive(Debug)]
-struct Mapping {
-    id: u64,
-    host: u64,
-    len: u64,
-    access: Access,
-}
-
-impl Iommu {
-    /// The bus address of a new mapping, unless there is no room for it below page `limit`.
-    fn map(&mut self, id: u64, host: u64, len: u64, access: Access, limit: u64) -> Option<u64> {
-        let offset = host % PAGE;
-        let pages = (offset + len).div_ceil(PAGE) + 1;
-        let page = self.fit(self.next, pages, limit).or_else(|| self.fit(FIRST, pages, limit))?;
-        self.next = page + pages;
-        let bus = page * PAGE + offset;
-        self.mappings.insert(bus, Mapping { id, host, len, access });
-        Some(bus)
-    }
-
-    /// The first of `pages` free ones in a row, at or after `from` and all below `limit`.
-    fn fit(&self, from: u64, pages: u64, limit: u64) -> Option<u64> {
-        let behind = |(bus, mapping): (&u64, &Mapping)| (bus + mapping.len).div_ceil(PAGE) + 1;
-        let mut page = from.max(self.mappings.range(..from * PAGE).next_back().map_or(FIRST, behind));
-        for (bus, mapping) in self.mappings.range(from * PAGE..) {
-            if page + pages > limit || page + pages <= bus / PAGE {
-                break;
-            }
-            page = behind((bus, mapping));
-        }
-        (page + pages <= limit).then_some(page)
-    }
-
-    fn translate(&self, address: u64, access: Access) -> Option<(u64, u64, u64)> {
-        let (bus, mapping) = self.mappings.range(..=address).next_back()?;
-        let offset = address - bus;
-        let allowed = offset < mapping.len && mapping.access.allows(access);
-        allowed.then(|| (mapping.host + offset, mapping.len - offset, mapping.id))
-    }
-}
-
-/// Page frames by their number, and the numbers by the host address of the page that has the frame.
-#[derive(Debug)]
-struct Physical {
-    random: Rng,
-    frames: HashMap<u64, Frame>,
-    numbers: HashMap<u64, u64>,
-}
-
-/// The host address of the page, and the bytes of it that are mapped.
-#[derive(Debug)]
-struct Frame {
-    host: u64,
-    uses: Vec<Use>,
-}
-
-/// The bytes of a page, from `low` to before `high`, that belong to mapping `id`.
-#[derive(Debug)]
-struct Use {
-    id: u64,
-    low: u64,
-    high: u64,
-}
-
-impl Physical {
-    /// The pieces of a new mapping, unless one of its pages cannot have a frame below number `limit`.
-    fn map(&mut self, id: u64, host: u64, len: u64, limit: u64) -> Result<Vec<(u64, u64)>, &'static str> {
-        let mut pieces: Vec<(u64, u64)> = Vec::new();
-        for page in pages(host, len) {
-            let number = match self.frame(page, limit) {
-                Ok(number) => number,
-                Err(reason) => {
-                    self.unmap(id, host, len);
-                    return Err(reason);
-                }
-            };
-            let (low, high) = (host.saturating_sub(page), (host + len - page).min(PAGE));
-            self.frames.entry(number).or_insert_with(|| Frame { host: page, uses: Vec::new() }).uses.push(Use {
-                id,
-                low,
-                high,
-            });
-            let bus = number * PAGE + low;
-            match pieces.last_mut() {
-                Some((first, bytes)) if *first + *bytes == bus => *bytes += high - low,
-                _ => pieces.push((bus, high - low)),
-            }
-        }
-        Ok(pieces)
-    }
-
-    /// Gives the pages frames in a row, before they are mapped. If these have room within `boundary` frames, they do not pass a
-    /// multiple of it, and otherwise begin at one.
-    fn reserve(&mut self, host: u64, len: u64, limit: u64, boundary: u64) -> Result<(), &'static str> {
-        let pages: Vec<u64> = pages(host, len).collect();
-        let count = pages.len() as u64;
-        let fits = |first: u64| first % boundary == 0 || first % boundary + count <= boundary;
-        if pages.iter().any(|page| self.numbers.contains_key(page)) {
-            let first = self.numbers.get(&pages[0]).copied().filter(|first| fits(*first) && first + count <= limit);
-            let is_row =
-                |first| pages.iter().zip(first..).all(|(page, number)| self.numbers.get(page) == Some(&number));
-            return first.filter(|first| is_row(*first)).map(drop).ok_or(MAPPED);
-        }
-        let last = limit.checked_sub(count).filter(|last| *last >= FIRST).ok_or(FULL)?;
-        let start = self.random.u64(FIRST..=last);
-        let is_free = |first: u64| (first..first + count).all(|number| !self.frames.contains_key(&number));
-        let free = |first: &u64| fits(*first) && is_free(*first);
-        let first = (start..=last).chain(FIRST..start).find(free).ok_or(FULL)?;
-        self.numbers.extend(pages.into_iter().zip(first..));
-        Ok(())
-    }
-
-    /// Takes mapping `id` off its pages, also off those of a mapping that was not finished.
-    fn unmap(&mut self, id: u64, host: u64, len: u64) {
-        for page in pages(host, len) {
-            let Some(number) = self.numbers.get(&page) else { continue };
-            let Some(frame) = self.frames.get_mut(number) else { continue };
-            frame.uses.retain(|used| used.id != id);
-            if frame.uses.is_empty() {
-                self.frames.remove(number);
-                self.numbers.remove(&page);
-            }
-        }
-    }
-
-    /// The frame of a host page: the one it has, or one drawn from those that nobody has.
-    fn frame(&mut self, page: u64, limit: u64) -> Result<u64, &'static str> {
-        match self.numbers.get(&page) {
-            Some(&number) if number < limit => return Ok(number),
-            Some(_) => return Err(OUT_OF_REACH),
-            None if limit <= FIRST => return Err(FULL),
-            None => {}
-        }
-        let start = self.random.u64(FIRST..limit);
-        let free = (start..limit).chain(FIRST..start).find(|number| !self.frames.contains_key(number)).ok_or(FULL)?;
-        self.numbers.insert(page, free);
-        Ok(free)
-    }
-
-    /// Where mappings overlap, the one that goes on furthest counts.
-    fn translate(&self, address: u64) -> Option<(u64, u64, u64)> {
-        let (frame, offset) = (self.frames.get(&(address / PAGE))?, address % PAGE);
-        let here = frame.uses.iter().filter(|used| (used.low..used.high).contains(&offset));
-        here.map(|used| (frame.host + offset, used.high - offset, used.id)).max()
     }
 }
 

@@ -115,8 +115,8 @@ proptest! {
         known.iter().for_each(|one| drop(space.unmap(one.id)));
         prop_assert_eq!((space.mappings(), memory.in_flight()), (0, 0));
         match &space.kind {
-            Kind::Iommu(iommu) => prop_assert!(iommu.mappings.is_empty()),
-            Kind::Physical(physical) => prop_assert!(physical.frames.is_empty() && physical.numbers.is_empty()),
+            Kind::Iommu(iommu) => prop_assert!(iommu.is_empty()),
+            Kind::Physical(physical) => prop_assert!(physical.is_empty()),
         }
     }
 }
