@@ -16,6 +16,7 @@ RSpec.describe "The programs of bugs" do
     "ActiveDescriptor" => ["hi, PIN is 123......", "good morning, hi....", "hi, PIN is 123...", "good morning, hi...."],
     "CompletionRace" => [%w[one one six], %w[one two six], "one, one, six", "one, two, six"],
     "CompletionStatus" => ["pay Eve", "pay Bob", '"pay Eve"', '"pay Bob"'],
+    "FreedTooEarly" => ["packet 1", "Dear Ada", '"packet 1"', '"Dear Ada"'],
     "IommuViolation" => [["......", [{ address: 0x1000, access: :write }]], ["packet", []], '"......"', '"packet"'],
     "LeakedDescriptor" => ["......", "...DEF", '"......"', '"...DEF"'],
     "Limit16m" => [["-----", "SOUNDAda,", 0x117_0000], ["SOUND", "Dear Ada,", 0x117_0000], '"SOUNDAda,"', '"SOUND"'],
