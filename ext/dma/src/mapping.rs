@@ -88,9 +88,10 @@ impl Mapping {
         <&Device>::try_convert(self.device.get_inner_with(ruby))?.check_process(ruby)?;
         match &*self.mapped() {
             Some(mapped) => Ok(work(&*mapped.mapping)),
-            None if self.failed => {
-                Err(misuse(ruby, "this memory could not be mapped (DMA::Mapping#error says why): it has no bus address"))
-            }
+            None if self.failed => Err(misuse(
+                ruby,
+                "this memory could not be mapped (DMA::Mapping#error says why): it has no bus address",
+            )),
             None => Err(gone(ruby)),
         }
     }

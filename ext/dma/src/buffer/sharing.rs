@@ -6,8 +6,8 @@ use std::sync::Arc;
 use dma_core::memory::{find, Pages, Region};
 use dma_core::{sys, Error as Core};
 use magnus::typed_data::Obj;
-use magnus::value::Opaque;
 use magnus::value::InnerValue;
+use magnus::value::Opaque;
 use magnus::{function, method, prelude::*, Error, RClass, Ruby, Value};
 
 use super::{Buffer, Owner, Size, Source};
@@ -35,7 +35,13 @@ impl Buffer {
 fn native_slice(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Buffer, Error> {
     let len = this.length(offset, len);
     let (_, at) = this.locate(offset, len).or_raise(ruby)?;
-    Ok(Buffer { owner: Arc::clone(&this.owner), root: Some(native_root(this)), offset: at, len, freed: AtomicBool::new(false) })
+    Ok(Buffer {
+        owner: Arc::clone(&this.owner),
+        root: Some(native_root(this)),
+        offset: at,
+        len,
+        freed: AtomicBool::new(false),
+    })
 }
 
 /// The buffer that it was cut from, however often; itself, if it was not.

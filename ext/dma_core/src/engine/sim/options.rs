@@ -204,7 +204,9 @@ impl DeviceOptions {
             )));
         }
         if max_length == 0 || max_length != u64::MAX && max_length % alignment != 0 {
-            return refuse(format!("max_length: {max_length} is not 1 or more, in multiples of the alignment, {alignment}"));
+            return refuse(format!(
+                "max_length: {max_length} is not 1 or more, in multiples of the alignment, {alignment}"
+            ));
         }
         if !(1..=4096).contains(&max_segments) {
             return refuse(format!("max_segments: {max_segments} is not in 1..4096"));
