@@ -58,13 +58,15 @@ RSpec.describe "DMA.debug" do
   end
 
   it "sees transfers of several channels, and those of views" do
-    one = device.channel(0).enqueue(source: memory.view(0, 100), destination: 0)
+    view = memory.view(0, 100)
+    one = device.channel(0).enqueue(source: view, destination: 0)
     other = device.channel(1).enqueue(source: memory.slice(50, 100), destination: 0)
     expect(rule { device.channel(2).enqueue(source: 0, destination: memory.slice(149, 9)) }).to eq :overlap
     expect(rule { device.channel(1).enqueue(source: 0, destination: memory.slice(99, 9), fence: true) }).to eq :overlap
     one.cancel.status
     expect(rule { device.channel(1).enqueue(source: 0, destination: memory.slice(99, 9), fence: true).wait }).to be_nil
     expect(rule { other.wait && memory.clear }).to be_nil
+    expect(view.size).to eq 100
   end
 
   it "does not tell of what was refused" do
@@ -74,6 +76,14 @@ RSpec.describe "DMA.debug" do
     expect { memory.get_string(8000, 200) }.to raise_error(ArgumentError)
     expect { memory.set_value(:u128, 0, 1) }.to raise_error(ArgumentError)
     expect { memory.copy("x") }.to raise_error(TypeError)
+    calls = [[:get_string, "1"], [:set_string, 1], [:set_string, "a", "1"], [:clear, 0, "1"], [:get_value, :U8, "1"]]
+    calls.each { |call| expect { memory.public_send(*call) }.to raise_error(TypeError) }
+    device.map(memory) do |mapping|
+      expect { mapping.sync_for_cpu("1") }.to raise_error(TypeError)
+      expect { mapping.sync_for_cpu(-1) }.to raise_error(ArgumentError)
+      expect { device.sync_for_cpu(mapping.address, "1") }.to raise_error(ArgumentError)
+      expect { device.unmap("1") }.to raise_error(ArgumentError)
+    end
     memory.clear
     expect(entries).to eq [0, 0, 0]
   end
@@ -84,11 +94,11 @@ RSpec.describe "DMA.debug" do
       expect(error.mapped_at.first).to start_with "#{__FILE__}:#{__LINE__ - 2}:"
     end
     expect([device.closed?, transfer.done?]).to eq [true, true]
+    kept = nil
     expect do
-      expect do
-        DMA::Device.open(:sim) { |dev| dev.map(memory) && raise(KeyError) }
-      end.to raise_error(KeyError)
+      expect { DMA::Device.open(:sim) { |dev| (kept = dev.map(memory)) && raise(KeyError) } }.to raise_error(KeyError)
     end.to output(/leak.*1 mapping left/).to_stderr
+    expect(kept).to be_unmapped
   end
 
   it "is told by a mapping that failed, where it was asked" do

@@ -118,7 +118,8 @@ module DMA
       Part = Struct.new(:low, :high, :written, :memory, :apart, :live) do
         # Whether it is memory still: what was freed is somebody else's now.
         def memory?
-          memory.weakref_alive? && !memory.freed?
+          owner = memory.__getobj__
+          owner.is_a?(DMA::Buffer) ? !owner.freed? : owner.valid?
         rescue WeakRef::RefError
           false
         end
@@ -147,15 +148,15 @@ module DMA
         "submitted"
       end
 
-      # Adds `length` bytes of a buffer.
-      def use(buffer, length, written:, offset: 0, apart: false)
+      # Adds `length` bytes of a buffer, or of the view that it was made of.
+      def use(buffer, length, written:, offset: 0, apart: false, view: nil)
         first = buffer.address + offset
-        part(buffer, first, first + length, written, apart)
+        part(view || buffer.__send__(:native_root), first, first + length, written, apart)
       end
 
       # Adds bytes of a mapping's memory, by address.
       def use_mapped(mapping, entry, first, last, written:)
-        part(mapping.buffer, first, last, written, !entry.streaming?)
+        part(mapping.buffer.__send__(:native_root), first, last, written, !entry.streaming?)
         @mapped << [entry, first, last]
       end
 
@@ -173,10 +174,8 @@ module DMA
 
       private
 
-      def part(buffer, first, last, written, apart)
-        return unless first < last
-
-        @parts << Part.new(first, last, written, WeakRef.new(buffer.__send__(:native_root)), apart, self)
+      def part(owner, first, last, written, apart)
+        @parts << Part.new(first, last, written, WeakRef.new(owner), apart, self) if first < last
       end
     end
   end

@@ -27,12 +27,14 @@ module DMA
         end
 
         def native_set_string(string, offset, length, source_offset)
-          cpu(offset, length || (string.bytesize - source_offset), true)
+          bytes = String.try_convert(string)&.bytesize
+          cpu(offset, length || (bytes - source_offset), true) if bytes && source_offset.is_a?(Integer)
           super
         end
 
         def native_copy(source, offset, length, source_offset)
-          return super unless source.is_a?(DMA::Buffer) || source.is_a?(IO::Buffer)
+          memory = source.is_a?(DMA::Buffer) || source.is_a?(IO::Buffer)
+          return super unless memory && source_offset.is_a?(Integer)
 
           source.__send__(:cpu, source_offset, length, false) if source.is_a?(DMA::Buffer)
           cpu(offset, length || (source.size - source_offset), true)
@@ -54,6 +56,8 @@ module DMA
 
         # Bytes are read or written. What is no range is refused later.
         def cpu(offset, length, write)
+          return unless offset.is_a?(Integer) && (length.nil? || length.is_a?(Integer))
+
           Debug.check { |tracker| tracker.access(self, offset, length || (size - offset), write) }
         end
       end
@@ -81,7 +85,10 @@ module DMA
         private
 
         def synced(owner, name, offset, length)
-          Debug.check { |tracker| tracker.syncing(self, name, offset, length) }
+          # What is no range is refused later.
+          if offset.is_a?(Integer) && (length.nil? || length.is_a?(Integer))
+            Debug.check { |tracker| tracker.syncing(self, name, offset, length) }
+          end
           yield.tap { Debug.tracker&.sync(self, owner, offset, length || (size - offset)) }
         end
       end
@@ -136,6 +143,7 @@ module DMA
 
         def synced(name, address, size, direction)
           found = find_mapping(address, size, direction)
+          DMA.__send__(:natural, size, "size") if size
           Debug.check do |tracker|
             found ? tracker.syncing_at(*found, name, size, direction) : tracker.nothing_at(name, self, address)
           end

@@ -60,15 +60,16 @@ module DMA
         def use(live, source, destination, length)
           written = source.is_a?(Integer)
           memory = written ? destination : source
-          memory = own_buffer(memory) if memory.is_a?(IO::Buffer)
+          view = memory if memory.is_a?(IO::Buffer)
+          memory = own_buffer(view) if view
           case memory
-          when DMA::Buffer then use_buffer(live, memory, length || memory.size, written)
+          when DMA::Buffer then use_buffer(live, memory, length || memory.size, written, view)
           when DMA::Mapping then use_mapping(live, memory, length || memory.size, written)
           end
         end
 
-        def use_buffer(live, buffer, length, written)
-          live.use(buffer, length, written: written) unless buffer.freed? || length > buffer.size
+        def use_buffer(live, buffer, length, written, view)
+          live.use(buffer, length, written: written, view: view) unless buffer.freed? || length > buffer.size
         end
 
         def use_mapping(live, mapping, length, written)
