@@ -101,6 +101,14 @@ RSpec.describe "DMA.debug" do
     expect(kept).to be_unmapped
   end
 
+  it "takes transfers that were given up for known" do
+    machine = DMA::Sim.new(clock: :manual)
+    hanging = machine.device(memory: 4096)
+    2.times { |n| machine.inject(:hang) && hanging.channel.submit(source: 0, destination: memory.slice(64 * n, 64)) }
+    expect { hanging.wait_completion(timeout: 0.1) }.to raise_error(DMA::TimeoutError)
+    expect(rule { hanging.close }).to be_nil
+  end
+
   it "is told by a mapping that failed, where it was asked" do
     small = DMA::Device.open(:sim, address_bits: 16, memory: 4096)
     failed = small.map(DMA::Buffer.new(128 << 10, lock: false), exception: false)
