@@ -31,7 +31,8 @@ module Support
       @steps = []
       owners = Array.new(SIZE, :device)
       count.times { add(access, owners) }
-      add(TRANSFER, owners) if lost?
+      # What the CPU wrote and did not hand over may be lost when the mapping ends, which takes it from the device.
+      add(Step.new(TRANSFERS[@direction].last, 0, SIZE), owners)
     end
 
     # The same program less a sync.
@@ -70,7 +71,7 @@ module Support
       @steps.push(*syncs, step)
     end
 
-    # Bytes that are handed over to be written are nobody's until they are: what they were may be lost.
+    # Whether bytes were handed over to be written by the device, and were not: what they were may be lost.
     def lost?
       return false unless @direction == :from_device
 
