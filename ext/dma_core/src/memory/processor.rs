@@ -338,16 +338,16 @@ impl Path {
 
     /// A store of the CPU.
     fn store(&mut self, store: Store) {
-        let Some(order) = &mut self.order else { return self.commit(store) };
+        let Some(order) = &mut self.order else { return self.commit(&store) };
         // Who writes a line has to have it as it is now.
         order.invalidations.take(store.line);
         if let Some(oldest) = order.stores.put(store) {
-            self.commit(oldest);
+            self.commit(&oldest);
         }
     }
 
     /// A store leaves the CPU.
-    fn commit(&mut self, store: Store) {
+    fn commit(&mut self, store: &Store) {
         match &mut self.cache {
             Some(cache) if store.cached => cache.write(store.line, &store.bytes, store.mask),
             cache => {
@@ -360,7 +360,7 @@ impl Path {
     /// A device is going to read a line.
     fn before_read(&mut self, line: Line) {
         if let Some(newest) = self.order.as_mut().and_then(|order| order.stores.take_newest(line)) {
-            self.commit(newest);
+            self.commit(&newest);
         }
         if let Some(cache) = &mut self.cache {
             cache.snoop(line);
@@ -386,14 +386,14 @@ impl Path {
         let Some(order) = &mut self.order else { return };
         order.invalidations.expire(now);
         while let Some(store) = self.order.as_mut().and_then(|order| order.stores.expired(now)) {
-            self.commit(store);
+            self.commit(&store);
         }
     }
 
     /// All stores leave the CPU, the oldest first.
     fn drain(&mut self) {
         while let Some(store) = self.order.as_mut().and_then(|order| order.stores.pop()) {
-            self.commit(store);
+            self.commit(&store);
         }
     }
 

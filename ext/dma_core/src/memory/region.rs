@@ -214,9 +214,9 @@ impl Region {
             return Ok(());
         }
         Err(Error::Unsupported(
-            "this buffer is mapped for a simulated machine whose CPU has its bytes in a cache or a store buffer, which nobody goes \
-             through who reads and writes memory in place; use the buffer's own methods, or map it with type: :coherent (which ordering: \
-             :weak does not help with)"
+            "this buffer is mapped for a simulated machine whose CPU may have its bytes in a cache or a store buffer, and who uses \
+             memory in place would not see them; use the methods of the buffer, or unmap it first (with ordering: :strong, \
+             type: :coherent does as well)"
                 .into(),
         ))
     }

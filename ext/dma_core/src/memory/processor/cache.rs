@@ -63,6 +63,11 @@ impl Cache {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.index.is_empty() && self.written.is_empty()
+    }
+
     /// Whether the CPU sees what it has of the line, whatever devices do.
     pub(super) fn keeps(&self, line: Line) -> bool {
         !self.coherent && self.index.contains_key(&line)
