@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative "sim/options"
+
 module DMA
   # A simulated machine: a bus, devices with memory and descriptor rings on it, an IOMMU, a clock, and faults on
   # demand.
@@ -28,7 +30,8 @@ module DMA
     SECOND = 1_000_000_000
     # Bytes of memory that is fragmented, where nothing else is said.
     FRAGMENTED = 64 << 20
-    private_constant :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND, :FRAGMENTED
+    extend Options
+    private_constant :Options, :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND, :FRAGMENTED
 
     class << self
       # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
@@ -58,8 +61,8 @@ module DMA
       # @param cache_size [Integer] bytes of that cache, in lines of 64
       # @param cache_injection [Boolean, nil] what devices write goes into the cache, or makes what it has of it
       #   invalid; nil: where it is coherent, there is no model of it
-      # @param ordering [:strong, :weak] `:weak`: stores and loads of the CPU pass each other, as far as barriers let
-      #   them: {DMA.write_barrier}, {DMA.read_barrier}
+      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them:
+      #   {DMA.write_barrier}, {DMA.read_barrier}
       # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
       # @param cpus [Integer] CPUs that handle interrupts
       # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
@@ -74,12 +77,12 @@ module DMA
         boolean(iommu, "iommu")
         DMA.__send__(:natural, latency_timer, "latency_timer", 64) unless latency_timer.nil?
         memory_bandwidth = whole(memory_bandwidth, "memory_bandwidth", "bytes a second") unless memory_bandwidth.nil?
+        memory = memory(coherent: coherent, cache_size: cache_size, cache_injection: cache_injection,
+                        ordering: ordering, invalidation: invalidation, cpus: cpus, ram: ram,
+                        fragmentation: fragmentation)
 
         native_new([clock, iommu, DMA.__send__(:natural, seed, "seed")], timing(bus), fraction(cpu_load, "cpu_load"),
-                   [arbitration, latency_timer], memory_bandwidth, cost(interrupt_cost),
-                   memory(coherent: coherent, cache_size: cache_size, cache_injection: cache_injection,
-                          ordering: ordering, invalidation: invalidation, cpus: cpus, ram: ram,
-                          fragmentation: fragmentation))
+                   [arbitration, latency_timer], cost(interrupt_cost), [memory_bandwidth, memory])
       end
 
       # Puts a simulated device at a path: {Device.open} of the path, to the letter, opens it, as often as wanted, and
@@ -115,98 +118,6 @@ module DMA
         known = others.keys & method.parameters.filter_map { |kind, option| option if kind == :key }
         hint = "; #{name} has #{known.join(":, ")}:" unless known.empty?
         raise ArgumentError, "unknown keyword#{"s" if others.size > 1}: #{others.keys.map(&:inspect).join(", ")}#{hint}"
-      end
-
-      # What is between the CPU, devices and memory.
-      def memory(coherent:, cache_size:, cache_injection:, cpus:, ram:, fragmentation:, **others)
-        boolean(coherent, "coherent")
-        boolean(cache_injection, "cache_injection") unless cache_injection.nil?
-        fragmentation = fraction(fragmentation, "fragmentation")
-        ram ||= FRAGMENTED if fragmentation.positive?
-        { coherent: coherent, cache_injection: cache_injection, fragmentation: fragmentation,
-          cache_size: DMA.__send__(:natural, cache_size, "cache_size", 64), cpus: DMA.__send__(:natural, cpus, "cpus"),
-          ram: ram && DMA.__send__(:natural, ram, "ram", 64), **others }
-      end
-
-      # What a bus consists of.
-      def timing(bus)
-        return native_bus(bus) unless bus.is_a?(Hash)
-
-        preset = native_bus(bus.fetch(:preset, :ideal))
-        changes = bus.except(:preset)
-        unknown = changes.keys - preset.keys
-        unless unknown.empty?
-          raise ArgumentError, "bus: #{unknown.inspect} are none of #{[:preset, *preset.keys].inspect}"
-        end
-
-        preset.merge(changes.to_h { |name, value| [name, part(name, value)] })
-      end
-
-      def part(name, value)
-        case name
-        when :frequency then return whole(value, name, "Hz")
-        when :links then boolean(value, name)
-        else DMA.__send__(:natural, value, name, 64) unless name == :payload && value.nil?
-        end
-        value
-      end
-
-      # A number that may be large as an Integer: 33e6 is one.
-      def whole(value, name, unit)
-        if value.is_a?(Numeric) && value.real? && value.finite? && value.between?(0, (1 << 64) - 1)
-          number = value.to_i
-          return number if number == value
-        end
-
-        raise ArgumentError, "#{name}: #{value.inspect} is no whole number of #{unit} in 0..2**64 - 1; give one, as 1e9"
-      end
-
-      def boolean(value, name)
-        raise ArgumentError, "#{name}: #{value.inspect} is neither true nor false" unless [true, false].include?(value)
-      end
-
-      # Entry, exit and deferred work of an interrupt.
-      def cost(cost)
-        return native_interrupt_cost(cost || :none).values unless cost.is_a?(Hash)
-
-        none = native_interrupt_cost(:none)
-        unknown = cost.keys - none.keys
-        raise ArgumentError, "interrupt_cost: #{unknown.inspect} are none of #{none.keys}" unless unknown.empty?
-
-        cost.each { |name, time| nanoseconds(time, name) }
-        none.merge(cost).values
-      end
-
-      def nanoseconds(time, name)
-        return if time.is_a?(Integer) && time.between?(0, SECOND)
-
-        raise ArgumentError, "interrupt_cost: #{name}: #{time.inspect} ns is no whole number in 0..#{SECOND} ns, up " \
-                             "to a second"
-      end
-
-      # A preset of {#device}'s `coalesce:`, or completions and nanoseconds.
-      def coalesce(policy)
-        return policy unless policy.is_a?(Hash)
-
-        unknown = policy.keys - %i[count time]
-        raise ArgumentError, "coalesce: #{unknown.inspect} are neither :count nor :time" unless unknown.empty?
-        raise ArgumentError, "coalesce: give count:, time: or both" if policy.values.compact.empty?
-
-        count, time = policy.values_at(:count, :time)
-        DMA.__send__(:natural, count, "coalesce: count", 64) if count
-        unless time.nil? || (time.is_a?(Numeric) && time.real? && (0..1).cover?(time))
-          raise ArgumentError, "coalesce: time: #{time.inspect} is not in 0..1 seconds, for which completions are " \
-                               "held back; 50 us are 50e-6"
-        end
-
-        [count, time && (time * SECOND).round]
-      end
-
-      # A number in 0..1 as a Float.
-      def fraction(number, name)
-        return number.to_f if number.is_a?(Numeric) && number.real? && (0..1).cover?(number)
-
-        raise ArgumentError, "#{name}: #{number.inspect} is not in 0..1"
       end
 
       # A machine with one device; each gets the options that are its own. The device's controller says what bus it has,

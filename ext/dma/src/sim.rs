@@ -88,9 +88,8 @@ fn native_new(
     bus: RHash,
     cpu_load: f64,
     (arbitration, latency): (Value, Option<u64>),
-    memory_bandwidth: Option<u64>,
     (entry, exit, deferred): (u64, u64, u64),
-    memory: RHash,
+    (memory_bandwidth, memory): (Option<u64>, RHash),
 ) -> Result<Sim, Error> {
     let clock = match choice(clock).as_str() {
         "free" => Clock::Free,
@@ -369,7 +368,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Sim", ruby.class_object())?;
     class.undef_default_alloc_func();
     let singleton = class.singleton_class()?;
-    singleton.define_private_method("native_new", function!(native_new, 7))?;
+    singleton.define_private_method("native_new", function!(native_new, 6))?;
     singleton.define_private_method("native_bus", function!(native_bus, 1))?;
     singleton.define_private_method("native_interrupt_cost", function!(native_interrupt_cost, 1))?;
     singleton.define_private_method("native_detach", function!(|path: PathBuf| detach(&path), 1))?;

@@ -6,6 +6,7 @@ mod pool;
 pub mod processor;
 mod region;
 mod registry;
+mod span;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -13,5 +14,6 @@ pub use page_lock::PageLock;
 pub(crate) use pages::pin_error;
 pub use pages::{Hold, Huge, Layout, Lock, Pages, Residency};
 pub use pool::{Pool, Waiter};
-pub use region::{check_range, BusAddresses, Region, Span};
+pub use region::{check_range, Region};
 pub use registry::find;
+pub use span::{BusAddresses, Span};

@@ -38,13 +38,13 @@ mod worker;
 
 pub use arbiter::{Arbitration, MasterStats};
 pub use cpu::{CpuStats, Mode};
-pub use device::{Device, DeviceOptions};
+pub use device::Device;
 pub use faults::{Fault, Kind, Trigger};
 pub use handler::InterruptCost;
 pub use isa::Costs;
 pub use machine::{Machine, MachineStats};
 pub use moderation::Coalesce;
-pub use options::{Clock, MachineOptions, MemoryOptions};
+pub use options::{Clock, DeviceOptions, MachineOptions, MemoryOptions};
 pub use registers::channel_offset;
 pub use timing::Timing;
 pub use trace::{Event, Master, Record, Tenure, What};

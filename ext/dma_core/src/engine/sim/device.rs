@@ -12,7 +12,7 @@ use super::interrupt::Interrupt;
 use super::isa::{Isa, IsaQueue, Ports};
 use super::machine::Machine;
 use super::moderation::Coalesce;
-use super::options::Clock;
+use super::options::{Clock, DeviceOptions};
 use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
@@ -22,90 +22,10 @@ use crate::memory::processor::{Attachment, Processor};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::sync::{lock, Mutex};
 use crate::sys;
-use crate::transfer::{Access, Status};
+use crate::transfer::{Access, Op, Status};
 
 /// Pages of simulated physical memory.
 const PAGE: u64 = 4096;
-
-/// What a device is made like.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceOptions {
-    /// Bytes of its own memory. Pages that nobody writes take no memory of the host.
-    pub memory: u64,
-    /// Channels, independent of each other.
-    pub channels: u16,
-    /// Slots of each channel's descriptor ring; one stays free.
-    pub ring_size: u32,
-    /// What addresses and lengths must be a multiple of.
-    pub alignment: u64,
-    /// Bits of an address: what lies above is not reached.
-    pub address_bits: u32,
-    /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
-    pub max_segments: usize,
-    /// Descriptors of its ring that a channel fetches at once.
-    pub prefetch: u32,
-    /// It drops the low bits of addresses that are not aligned, and tells nobody.
-    pub truncates: bool,
-    /// Two 8237 move its bytes, see [`DeviceOptions::isa`].
-    pub isa: bool,
-}
-
-impl Default for DeviceOptions {
-    fn default() -> Self {
-        DeviceOptions {
-            memory: 64 << 20,
-            channels: 4,
-            ring_size: 256,
-            alignment: 1,
-            address_bits: 48,
-            max_segments: 64,
-            prefetch: 1,
-            truncates: false,
-            isa: false,
-        }
-    }
-}
-
-impl DeviceOptions {
-    fn check(&self) -> Result<()> {
-        if self.isa {
-            return self.check_isa();
-        }
-        let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, alignment, address_bits, max_segments, prefetch, .. } = *self;
-        if !(16..=48).contains(&address_bits) {
-            return refuse(format!("address_bits: {address_bits} is not in 16..48"));
-        }
-        if memory == 0 || memory > 1 << address_bits {
-            return refuse(format!("memory: {memory} bytes are not in 1..2**{address_bits}, which the device reaches"));
-        }
-        if !(1..=256).contains(&channels) {
-            return refuse(format!("channels: {channels} is not in 1..256"));
-        }
-        if !alignment.is_power_of_two() || alignment > PAGE {
-            return Err(Error::Alignment(format!("alignment: {alignment} is no power of two in 1..{PAGE}")));
-        }
-        if memory % alignment != 0 {
-            return Err(Error::Alignment(format!(
-                "memory: {memory} bytes are no multiple of the alignment, {alignment}"
-            )));
-        }
-        if !(1..=4096).contains(&max_segments) {
-            return refuse(format!("max_segments: {max_segments} is not in 1..4096"));
-        }
-        if !(1..=64).contains(&prefetch) {
-            return refuse(format!("prefetch: {prefetch} is not in 1..64"));
-        }
-        self.check_ring()
-    }
-
-    pub(super) fn check_ring(&self) -> Result<()> {
-        match self.ring_size {
-            2..=0x1_0000 => Ok(()),
-            size => Err(Error::Argument(format!("ring_size: {size} is not in 2..65536, of which one slot stays free"))),
-        }
-    }
-}
 
 /// A device of a [`Machine`].
 #[derive(Debug)]
@@ -363,6 +283,13 @@ impl Engine for Device {
         let again = self.again(&span);
         let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
         Ok(self.mapped(id, segments, again, access))
+    }
+
+    fn prepare(&self, op: &Op) -> Result<()> {
+        match (self.machine.processor(), op) {
+            (Some(processor), Op::Read { span, .. } | Op::Write { span, .. }) => Attachment::check(processor, span),
+            _ => Ok(()),
+        }
     }
 
     fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {

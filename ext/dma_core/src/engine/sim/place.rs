@@ -1,8 +1,8 @@
 //! What a machine has that a fault can strike: a fault elsewhere would wait for ever.
 
 use super::core::Core;
-use super::device::DeviceOptions;
 use super::faults::{Fault, Trigger};
+use super::options::DeviceOptions;
 use super::requester::Requester;
 use crate::error::{Error, Result};
 

@@ -52,6 +52,14 @@ impl Attachment {
         Ok(attachment)
     }
 
+    /// Refuses what [`Attachment::new`] would refuse at this moment, for another processor has the memory.
+    ///
+    /// # Errors
+    /// [`Error::Busy`].
+    pub fn check(processor: &Arc<Processor>, span: &Span) -> Result<()> {
+        span.region().attached().check(processor)
+    }
+
     /// Hands `len` bytes from `offset` over to the device, or takes them over from it: see [`Processor::sync`]. The caller checked the
     /// range.
     pub fn sync(&self, offset: usize, len: usize, for_device: bool) {
@@ -74,6 +82,14 @@ impl Drop for Attachment {
     }
 }
 
+fn elsewhere() -> Error {
+    Error::Busy(
+        "this memory is in the cache of another simulated machine, for which it is mapped, and no cache would follow the other; unmap \
+         it there first, or use another buffer"
+            .into(),
+    )
+}
+
 /// Of a region: the processor that it goes through, and for how many mappings.
 #[derive(Debug, Default)]
 pub(in crate::memory) struct Attached {
@@ -90,16 +106,17 @@ impl Attached {
         self.by().as_ref().map(|(processor, _)| Arc::clone(processor))
     }
 
+    fn check(&self, processor: &Arc<Processor>) -> Result<()> {
+        match self.get() {
+            Some(other) if !Arc::ptr_eq(&other, processor) => Err(elsewhere()),
+            _ => Ok(()),
+        }
+    }
+
     fn add(&self, processor: &Arc<Processor>) -> Result<()> {
         let mut by = self.by();
         match &mut *by {
-            Some((other, _)) if !Arc::ptr_eq(other, processor) => {
-                return Err(Error::Busy(
-                    "this memory is in the cache of another simulated machine, for which it is mapped, and no cache would follow the \
-                     other; unmap it there first, or use another buffer"
-                        .into(),
-                ))
-            }
+            Some((other, _)) if !Arc::ptr_eq(other, processor) => return Err(elsewhere()),
             Some((_, count)) => *count += 1,
             None => *by = Some((Arc::clone(processor), 1)),
         }

@@ -212,7 +212,8 @@ fn copies_between_spans_see_what_the_cpu_sees() {
     let span = |region: &Arc<Region>| Span::new(region, 0, 128).unwrap();
     span(&from).copy_to(28, &span(&to), 100);
     assert_eq!(cpu_reads(&to, 0, 128), [vec![3; 100], vec![2; 28]].concat());
-    assert_eq!(device_reads(&processor, &to, 0, 128), [2; 128]);
+    assert_eq!(device_reads(&processor, &to, 0, 128), [vec![3; 100], vec![2; 28]].concat());
+    assert_eq!(device_reads(&processor, &from, 0, 128), [1; 128]);
     // SAFETY: there are 100 bytes.
     let order = unsafe { to.compare(0, [3u8; 100].as_ptr(), 100) };
     assert_eq!(order, Ok(std::cmp::Ordering::Equal));
