@@ -208,8 +208,8 @@ RSpec.describe DMA::Cache do
     buffer.clear("n".ord)
     memory = "o" * 256
     new = "n" * 256
-    expect([buffer.get_string, buffer.get_string(3, 100), buffer.slice(70, 9).get_string]).to eq [new, new[0, 100],
-                                                                                                 new[0, 9]]
+    expect([buffer.get_string, buffer.get_string(3, 100)]).to eq [new, new[0, 100]]
+    expect(buffer.slice(70, 9).get_string).to eq new[0, 9]
     expect([buffer.get_value(:u16, 63), buffer.get_values(%i[U8 U16], 2)]).to eq [0x6e6e, [0x6e, 0x6e6e]]
     expect([buffer.values(:U8), buffer.each_byte.to_a]).to eq [new.bytes, new.bytes]
     expect(buffer.hexdump).to start_with "0x00000000  6e 6e"
@@ -218,7 +218,8 @@ RSpec.describe DMA::Cache do
     expect([other <=> buffer, other.copy(buffer), other == buffer]).to eq [-1, 256, true]
     other.set_string("m" * 256)
     expect([buffer.copy(other, 10, 100), buffer.get_string(9, 102)]).to eq [100, "n#{"m" * 100}n"]
-    expect([buffer.copy(buffer, 0, 100, 50), buffer.get_string(0, 111)]).to eq [100, "#{"m" * 60}#{"n" * 40}#{"m" * 10}n"]
+    expect(buffer.copy(buffer, 0, 100, 50)).to eq 100
+    expect(buffer.get_string(0, 111)).to eq "#{"m" * 60}#{"n" * 40}#{"m" * 10}n"
     buffer.set_values(%i[U8 u64], 190, [1, 2])
     expect(buffer.get_string(189, 10)).to eq "n\x01\x02\0\0\0\0\0\0\0"
     sim.cache.invalidate(buffer)
@@ -232,7 +233,6 @@ RSpec.describe DMA::Cache do
     [-> { buffer.view }, -> { buffer.to_ptr }, -> { buffer.slice(0, 1).view }].each do |call|
       expect(&call).to raise_error(DMA::UnsupportedError, /methods of the buffer, or unmap/)
     end
-    expect(Fiddle::MemoryView.respond_to?(:export)).to be(true).or be(false)
     expect { Fiddle::MemoryView.new(buffer) }.to raise_error(ArgumentError)
     expect(before.get_string).to eq "o" * 256
     mapping.sync_for_device
@@ -300,12 +300,12 @@ RSpec.describe DMA::Cache do
 
     it "outlives machines and buffers that the GC takes, in any order" do
       20.times do |round|
-        sim = DMA::Sim.new(clock: :manual, coherent: false, ordering: round.even? ? :weak : :strong)
-        device = sim.device(memory: 4096)
         kept = DMA::Buffer.new(4096)
-        [kept, DMA::Buffer.new(100)].each { |buffer| device.map(buffer, type: :streaming, direction: :to_device) }
+        ordering = round.even? ? :weak : :strong
+        DMA::Sim.new(clock: :manual, coherent: false, ordering: ordering).device(memory: 4096).then do |device|
+          [kept, DMA::Buffer.new(100)].each { |buffer| device.map(buffer, type: :streaming, direction: :to_device) }
+        end
         kept.clear(round)
-        sim = device = nil
         GC.start if (round % 5).zero?
         expect(kept.get_string).to eq round.chr * 4096
       end

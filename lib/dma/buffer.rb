@@ -221,8 +221,8 @@ module DMA
     # @param offset [Integer] in bytes
     # @param length [Integer, nil] bytes; nil: to the end
     # @return [IO::Buffer]
-    # @raise [UnsupportedError] while the buffer is mapped for a simulated machine whose CPU has the bytes in a cache or a
-    #   store buffer: see {Sim.new}. A view that was made before shows what devices see
+    # @raise [UnsupportedError] while the buffer is mapped for a simulated machine whose CPU has the bytes in a cache
+    #   or a store buffer: see {Sim.new}. A view that was made before shows what devices see
     def view(offset = 0, length = nil)
       native_view(offset, length)
     end

@@ -40,9 +40,9 @@ module DMA
       operate(:write_back, memory, offset, length)
     end
 
-    # Sees to it that memory has what the cache has, and keeps all lines, clean. Other than {#write_back} it looks: a
-    # dirty line whose bytes memory has already is not written, which `sim.stats[:cache][:write_backs]` shows, and what a
-    # device wrote meanwhile of the same value is not written again. See {#flush}.
+    # Sees to it that memory has what the cache has, and keeps all lines, clean: before a device uses what is shared
+    # with it. Other than {#write_back} it looks at memory first, and does not write a dirty line whose bytes that has
+    # already: `sim.stats[:cache][:write_backs]` counts those that it writes. See {#flush}.
     #
     # @return [self]
     def clean(memory, offset = 0, length = nil)

@@ -99,8 +99,9 @@ module DMA
     #   @return [String] what it was opened as
 
     # @!attribute [r] capabilities
-    #   What the device takes, by name: `:engine`, `:coherent` (whether CPU and device see what the other wrote, without
-    #   {Mapping#sync_for_device}: as files do, and PCI functions of x86; of others it is not known, nil), `:size` (bytes of device memory; nil where it does not say),
+    #   What the device takes, by name: `:engine`, `:coherent` (whether CPU and device see what the other wrote
+    #   without {Mapping#sync_for_device}: true of files, and of PCI functions on x86; on other platforms that is not
+    #   known, nil), `:size` (bytes of device memory; nil where it does not say),
     #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
     #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
     #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,

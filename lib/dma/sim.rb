@@ -154,9 +154,10 @@ module DMA
     #     it, until now where it still waits, and the `:longest_wait` of them; `:interrupts` whose handlers have
     #     looked, and `:interrupt_cycles` of the CPU's time that these have taken so far: nearly as many as `:cycles`,
     #     where it has time for nothing else; `:cache`, what the CPU's cache did with memory that is mapped, a Hash,
-    #     counted for each line of an access (nil: there is no model of it): `:hits`, `:misses`, of these `:dma_misses` of
-    #     lines that a device wrote since they were last there, `:miss_cycles` of 100 ns each, which no clock passes by,
-    #     `:evictions` of lines that had to make room, `:write_backs` of dirty ones, and accesses to `:uncached` memory
+    #     counted for each line of an access (nil: there is no model of it): `:hits`, `:misses`, of these `:dma_misses`
+    #     of lines that a device wrote since they were last there, `:miss_cycles`, 100 ns each, which no time passes
+    #     for, `:evictions` of lines that had to make room, `:write_backs` of dirty ones, and accesses to `:uncached`
+    #     memory
 
     # @!method iommu?
     #   @return [Boolean]
