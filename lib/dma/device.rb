@@ -223,6 +223,7 @@ module DMA
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK
     # @raise [UnsupportedError] for a device that reaches memory by its own address
+    # @raise [BusyError] where another simulated machine has the memory in its cache
     def map(memory, size = nil, type: :coherent, direction: :bidirectional)
       unless %i[coherent streaming consistent].include?(type)
         raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
