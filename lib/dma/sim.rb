@@ -61,7 +61,8 @@ module DMA
       # @param cache_size [Integer] bytes of that cache, in lines of 64
       # @param cache_injection [Boolean, nil] what devices write goes into the cache, or makes what it has of it
       #   invalid; nil: where it is coherent, there is no model of it
-      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them
+      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them:
+      #   {DMA.write_barrier}, {DMA.read_barrier}
       # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
       # @param cpus [Integer] CPUs that handle interrupts
       # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
@@ -152,7 +153,11 @@ module DMA
     #     one master), `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
     #     it, until now where it still waits, and the `:longest_wait` of them; `:interrupts` whose handlers have
     #     looked, and `:interrupt_cycles` of the CPU's time that these have taken so far: nearly as many as `:cycles`,
-    #     where it has time for nothing else
+    #     where it has time for nothing else; `:cache`, what the CPU's cache did with memory that is mapped, a Hash,
+    #     counted for each line of an access (nil: there is no model of it): `:hits`, `:misses`, of these `:dma_misses`
+    #     of lines that a device wrote since they were last there, `:miss_cycles`, 100 ns each, which no time passes
+    #     for, `:evictions` of lines that had to make room, `:write_backs` of dirty ones, and accesses to `:uncached`
+    #     memory
 
     # @!method iommu?
     #   @return [Boolean]
@@ -218,6 +223,11 @@ module DMA
       max_length &&= DMA.__send__(:natural, max_length, "max_length")
       kind = [controller == :isa, misaligned == :truncate, max_length]
       native_device(numbers, kind, each_channel(mode, channels, "mode"), policies, path)
+    end
+
+    # @return [Cache] that of the CPU
+    def cache
+      @cache ||= Cache.new(self)
     end
 
     # Lets time pass, with everything that ends by then.
