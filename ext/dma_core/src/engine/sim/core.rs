@@ -3,6 +3,8 @@
 mod passing;
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
 
 use super::arbiter::{Arbiter, Grant, MasterStats};
 use super::controller::Bus;
@@ -28,6 +30,8 @@ pub(super) struct Core {
     /// Each part has costs of its own: it is a transaction, or takes whole cycles of a memory that is slower than the bus.
     pub cuts_count: bool,
     pub now: u64,
+    /// Shows it to others, before each transaction.
+    pub clock: Arc<AtomicU64>,
     pub options: MachineOptions,
     pub seats: Vec<Seat>,
     /// One that all share, or a link for each device.
@@ -160,8 +164,9 @@ impl Core {
 
     /// Its channels, the buses, and what a channel needs where it has no bus: for what software or a timer has it do now.
     fn parts(&mut self) -> (&mut [Seat], &mut [Arbiter], Bus<'_>) {
-        let Core { now, seats, buses, faults, trace, timers, handlers, options, .. } = self;
+        let Core { now, clock, seats, buses, faults, trace, timers, handlers, options, .. } = self;
         let (now, timing) = (*now, &options.timing);
+        clock.store(now, Relaxed);
         (seats, buses, Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers })
     }
 

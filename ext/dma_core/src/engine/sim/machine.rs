@@ -3,6 +3,7 @@
 //! With a free clock a thread carries transactions out as fast as memory is, and sleeps when there are none. With a manual clock
 //! there is no thread: whoever steps the machine, or waits for it, does the same work, so that every run is the same.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 use std::thread;
 
@@ -29,6 +30,8 @@ use crate::sys;
 /// in between.
 const BURST_FREE: u64 = 64 << 10;
 const BURST_MANUAL: u64 = 256;
+/// Nanoseconds for which the first of several unmaps waits in the IOTLB (Linux, drivers/iommu/dma-iommu.c, `IOVA_DEFAULT_FQ_TIMEOUT`).
+const LAZY: u64 = 10_000_000;
 
 /// What happened on the bus since the machine was made.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,6 +62,8 @@ pub struct Machine {
     options: MachineOptions,
     /// Memory by physical addresses is the same to all devices.
     physical: Arc<Addresses>,
+    /// The cycle, for those that look at the time without the machine's lock.
+    clock: Arc<AtomicU64>,
     generation: u32,
 }
 
@@ -74,7 +79,9 @@ impl Machine {
         let memory = Memory::new(options.memory_bandwidth, timing);
         let burst = timing.whole(burst, BURST_FREE);
         let costs = timing.payload > BURST_FREE && (timing.setup, timing.overhead, timing.dual) != (0, 0, 0);
+        let clock: Arc<AtomicU64> = Arc::default();
         let worker = Arc::new(Worker::new(Core {
+            clock: Arc::clone(&clock),
             burst,
             // Whole bursts, so that these are the same ones wherever a block is cut into them.
             whole: timing.whole(BURST_FREE, BURST_FREE).next_multiple_of(burst),
@@ -103,7 +110,7 @@ impl Machine {
             started.map_err(|error| Error::os(crate::error::errno(&error), "cannot start the machine's thread"))?;
         }
         let physical = Arc::new(Addresses::new(Space::physical(options.seed)));
-        Ok(Arc::new(Machine { worker, options, physical, generation: sys::fork_generation() }))
+        Ok(Arc::new(Machine { worker, options, physical, clock, generation: sys::fork_generation() }))
     }
 
     /// What it was made like.
@@ -126,9 +133,11 @@ impl Machine {
 
     /// The bus addresses of a new device.
     pub(super) fn addresses(&self) -> Arc<Addresses> {
-        match self.options.iommu {
-            true => Arc::new(Addresses::new(Space::iommu())),
-            false => Arc::clone(&self.physical),
+        let delay = self.options.timing.cycle_at(LAZY);
+        match (self.options.iommu, self.options.memory.lazy) {
+            (true, false) => Arc::new(Addresses::new(Space::iommu())),
+            (true, true) => Arc::new(Addresses::new(Space::lazy_iommu(Arc::clone(&self.clock), delay))),
+            (false, _) => Arc::clone(&self.physical),
         }
     }
 
@@ -185,7 +194,11 @@ impl Machine {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
-        self.worker.with(work)
+        self.worker.with(|core| {
+            let result = work(core);
+            self.clock.store(core.now, Relaxed);
+            result
+        })
     }
 
     /// What keeps a channel from the bus for ever, if anything does.
