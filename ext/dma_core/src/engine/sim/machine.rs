@@ -12,11 +12,13 @@ use super::arbiter::{Arbiter, MasterStats};
 use super::controller::{Bus, Controller};
 use super::core::Core;
 use super::cpu::{Cpu, CpuStats};
+use super::fault_log::{FaultLog, IommuFault};
 use super::faults::{Fault, Faults};
-use super::handler::Handlers;
+use super::handler::Cpus;
 use super::isa::Isa;
 use super::memory::Memory;
 use super::options::{Clock, MachineOptions};
+use super::remapping::Remapping;
 use super::requester::Requester;
 use super::space::Space;
 use super::timers::Timers;
@@ -53,6 +55,14 @@ pub struct MachineStats {
     pub interrupts: u64,
     /// See [`MachineStats::interrupts`].
     pub interrupt_cycles: u64,
+    /// Interrupts of each CPU.
+    pub interrupts_by_cpu: Vec<u64>,
+    /// Messages that came by a transfer, not because something was completed: those that were let through, and those that were not.
+    pub spurious_interrupts: u64,
+    /// See [`MachineStats::spurious_interrupts`].
+    pub blocked_interrupts: u64,
+    /// Faults of the IOMMU that are known no more.
+    pub fault_overflows: u64,
 }
 
 /// A machine. It ends with the last of its devices and handles.
@@ -96,7 +106,9 @@ impl Machine {
             operations: 0,
             faults: Faults::new(options.seed),
             timers: Timers::default(),
-            handlers: Handlers::new(options.interrupt_cost, options.timing),
+            handlers: Cpus::new(options.memory.cpus, options.interrupt_cost, options.timing),
+            remapping: Remapping::new(options.iommu, options.memory.cpus),
+            log: FaultLog::default(),
             trace: None,
             devices: 0,
             stopped: false,
@@ -232,6 +244,21 @@ impl Machine {
         self.with(|core| core.faults.clear());
     }
 
+    /// What the IOMMU refused, the oldest first.
+    pub fn iommu_faults(&self) -> Vec<IommuFault> {
+        self.with(|core| core.log.faults())
+    }
+
+    /// Empties the IOTLBs of all devices, if there are any.
+    pub fn flush_iotlb(&self) {
+        let spaces = self.with(|core| {
+            let first = core.seats.iter().filter(|seat| seat.controller.master().1 == 0);
+            first.filter_map(|seat| seat.controller.addresses()).collect::<Vec<_>>()
+        });
+        // A burst may go on, which is waited for without the machine's lock.
+        spaces.iter().for_each(|addresses| addresses.flush());
+    }
+
     /// Cycles of the bus since the machine was made.
     pub fn cycles(&self) -> u64 {
         self.with(|core| core.now)
@@ -246,8 +273,22 @@ impl Machine {
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
             let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
             let masters = core.masters();
-            let (interrupts, interrupt_cycles) = core.handlers.stats(now);
-            MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters, interrupts, interrupt_cycles }
+            let (interrupts_by_cpu, interrupt_cycles): (Vec<u64>, Vec<u64>) =
+                core.handlers.stats(now).into_iter().unzip();
+            MachineStats {
+                cycles: now,
+                dma_cycles,
+                cpu,
+                cpu_load,
+                operations,
+                masters,
+                interrupts: interrupts_by_cpu.iter().sum(),
+                interrupt_cycles: interrupt_cycles.into_iter().fold(0, u64::saturating_add),
+                interrupts_by_cpu,
+                spurious_interrupts: core.remapping.spurious,
+                blocked_interrupts: core.remapping.blocked,
+                fault_overflows: core.log.overflows,
+            }
         })
     }
 

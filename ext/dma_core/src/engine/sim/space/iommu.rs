@@ -46,7 +46,7 @@ enum Memory {
     /// The tables have it. In a box, for these are moved about much.
     Mapped(Box<Span>),
     /// It was unmapped, and is kept so that a device that has it in its IOTLB finds nothing else there.
-    Waits(Arc<Pages>),
+    Waits { _memory: Arc<Pages> },
     /// Nothing ever is there.
     None,
 }
@@ -217,7 +217,7 @@ impl Iommu {
         // What somebody else owns may become anything once its mapping is gone.
         match self.queue.as_mut().filter(|_| memory.is_ours()) {
             Some(queue) => {
-                mapping.memory = Memory::Waits(Arc::clone(memory));
+                mapping.memory = Memory::Waits { _memory: Arc::clone(memory) };
                 if queue.waiting.is_empty() {
                     queue.due = queue.clock.load(Relaxed).saturating_add(queue.delay);
                 }
@@ -313,12 +313,14 @@ impl Iommu {
 
     /// Why an access is not let through.
     pub(super) fn reason(&self, address: u64, access: Access) -> Reason {
-        let is_known = self.walk(address).is_some() || self.tlb.has(address);
+        let is_message = MESSAGES.contains(&address);
+        let allowed = self.walk(address).map(|run| run.access).or_else(|| self.tlb.access(address));
+        let is_denied = is_message || allowed.is_some_and(|allowed| !allowed.allows(access));
         match access {
-            Access::Write if MESSAGES.contains(&address) => Reason::InterruptBlocked,
+            Access::Write if is_message => Reason::InterruptBlocked,
+            Access::Write if is_denied => Reason::NoWrite,
+            _ if is_denied => Reason::NoRead,
             _ if address >> BUS_BITS != 0 => Reason::OutOfRange,
-            Access::Write if is_known => Reason::NoWrite,
-            _ if is_known || MESSAGES.contains(&address) => Reason::NoRead,
             _ => Reason::NotMapped,
         }
     }

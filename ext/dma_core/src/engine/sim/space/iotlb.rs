@@ -27,14 +27,14 @@ const EMPTY: Entry = Entry { bus: 0, end: 0, host: 0, id: 0, access: Access::Bot
 /// See the [module](self). In a set the page comes first that was used last.
 #[derive(Debug)]
 pub(super) struct Iotlb {
-    sets: [[Entry; WAYS]; SETS],
+    sets: Box<[[Entry; WAYS]; SETS]>,
     /// Whether there may be large pages.
     has_large: bool,
 }
 
 impl Default for Iotlb {
     fn default() -> Iotlb {
-        Iotlb { sets: [[EMPTY; WAYS]; SETS], has_large: false }
+        Iotlb { sets: Box::new([[EMPTY; WAYS]; SETS]), has_large: false }
     }
 }
 
@@ -58,9 +58,9 @@ impl Iotlb {
         None
     }
 
-    /// Whether an address is in one of its pages.
-    pub(super) fn has(&self, address: u64) -> bool {
-        self.sets.iter().flatten().any(|entry| entry.contains(address))
+    /// What the page that an address is in allows, if it has it.
+    pub(super) fn access(&self, address: u64) -> Option<Access> {
+        self.sets.iter().flatten().find(|entry| entry.contains(address)).map(|entry| entry.access)
     }
 
     /// Takes a page of `size` bytes in.
@@ -87,7 +87,8 @@ impl Iotlb {
 
     /// Takes all of them out.
     pub(super) fn flush(&mut self) {
-        *self = Iotlb::default();
+        self.sets.as_flattened_mut().fill(EMPTY);
+        self.has_large = false;
     }
 }
 
