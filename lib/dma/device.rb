@@ -318,10 +318,10 @@ module DMA
     # counts none; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
     # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
     # that it sent; `:iommu`, what its IOMMU has and did: `:pages_4k` and `:pages_2m` that are mapped, `:iotlb_hits` and
-    # `:iotlb_misses` of pages that were looked up, `:invalidations` of an unmap by itself, `:flushes` of all at once, and
-    # unmaps `:queued` for that. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of software,
-    # `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`, as of a
-    # file.
+    # `:iotlb_misses` of pages that were looked up, `:invalidations` of an unmap by itself, `:flushes` of all at once,
+    # and unmaps `:queued` for that. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of
+    # software, `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`,
+    # as of a file.
     #
     # @return [Hash{Symbol => Object}]
     def stats

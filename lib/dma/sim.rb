@@ -272,8 +272,8 @@ module DMA
     #     the other direction), `:out_of_range` (more bits than there are), `:interrupt_blocked` (a write where
     #     interrupt messages go, which is none that the device may send)
 
-    # Empties the IOTLBs of all devices: what was unmapped with `invalidation: :lazy` is not reached any more. Without an
-    # IOMMU it does nothing.
+    # Empties the IOTLBs of all devices: what was unmapped with `invalidation: :lazy` is not reached any more. Without
+    # an IOMMU it does nothing.
     #
     # @return [self]
     def flush_iotlb

@@ -342,3 +342,6 @@ impl Iommu {
 fn next_alike(page: u64, (every, rest): (u64, u64)) -> u64 {
     page + (rest + every - page % every) % every
 }
+
+#[cfg(test)]
+mod tests;
