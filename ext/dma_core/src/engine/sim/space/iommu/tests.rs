@@ -34,7 +34,8 @@ fn large_pages_are_whole_and_where_memory_has_them_too() {
         (0, 2 * LARGE_PAGES - 4096, 511, 1),
         (4096, 2 * LARGE_PAGES, 512, 1),
         (4096, LARGE_PAGES, 512, 0),
-        (100, 3 * LARGE_PAGES, 512, 2),
+        (100, 3 * LARGE_PAGES, 1, 3),
+        (4196, 3 * LARGE_PAGES, 513, 2),
     ] {
         let mut iommu = Iommu::new(None);
         // What lies before makes no difference.
