@@ -330,9 +330,11 @@ module DMA
     # had come for a while, or, on a machine with a manual clock, nothing was left to happen before its timeout; polling
     # counts none; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
     # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
-    # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of software,
-    # `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`, as of a
-    # file.
+    # that it sent; `:iommu`, what its IOMMU has and did: `:pages_4k` and `:pages_2m` that are mapped, `:iotlb_hits` and
+    # `:iotlb_misses` of pages that were looked up, `:invalidations` of an unmap by itself, `:flushes` of all at once,
+    # and unmaps `:queued` for that. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of
+    # software, `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`,
+    # as of a file.
     #
     # @return [Hash{Symbol => Object}]
     def stats

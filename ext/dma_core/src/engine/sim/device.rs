@@ -16,6 +16,7 @@ use super::options::{Clock, DeviceOptions};
 use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
+use super::space::IommuStats;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::processor::{Attachment, Processor};
@@ -141,6 +142,40 @@ impl Device {
     pub fn iommu_faults(&self) -> (u64, Vec<Status>) {
         let last = lock(&self.common.faults).iter().copied().collect();
         (self.common.iommu_faults.load(Relaxed), last)
+    }
+
+    /// What the IOMMU has and did for it, if there is one.
+    pub fn iommu_stats(&self) -> Option<IommuStats> {
+        self.common.addresses.iommu_stats()
+    }
+
+    /// The CPU that handles a channel's interrupts.
+    pub fn affinity(&self, channel: u16) -> u32 {
+        match self.is_isa() {
+            true => 0,
+            false => self.with_controller(channel, |controller, bus| bus.remapping.cpu(controller.signal.entry)),
+        }
+    }
+
+    /// Has another CPU handle a channel's interrupts. Those that wait already are handled where they wait.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a CPU that there is not, and for an 8237, whose card interrupts the first one.
+    pub fn set_affinity(&self, channel: u16, cpu: u32) -> Result<()> {
+        if self.is_isa() {
+            let reason = "affinity: the interrupts of a card go to CPU 0, by a line; those of another controller's channels are messages";
+            return if cpu == 0 { Ok(()) } else { Err(Error::Argument(reason.into())) };
+        }
+        let (is_there, cpus) = self.with_controller(channel, |controller, bus| {
+            (bus.remapping.set_cpu(controller.signal.entry, cpu), bus.remapping.cpus())
+        });
+        match is_there {
+            true => Ok(()),
+            false => Err(Error::Argument(format!(
+                "affinity: there is no CPU {cpu}, but {cpus}, from 0 on; make the machine with cpus: {}",
+                u64::from(cpu) + 1
+            ))),
+        }
     }
 
     /// How many mappings of host memory there are.
