@@ -21,8 +21,10 @@ module Switches
     end
 
     # Has a method replaced; its `super` is what there was.
-    def instead(owner, name, &body)
-      owner.prepend(Module.new { define_method(name, &body) })
+    def instead(owner, name, &)
+      front = Module.new
+      front.define_method(name, &)
+      owner.prepend(front)
     end
 
     # Has machines, or devices, made with other options than were asked for.
@@ -34,7 +36,11 @@ module Switches
       instead(DMA::Sim, :device) { |**options| super(**yield(options)) }
     end
 
-    # Has files opened so.
+    # Has buffers made so, and files opened.
+    def buffer
+      instead(DMA::Buffer.singleton_class, :new) { |size, **options| super(size, **yield(options)) }
+    end
+
     def file
       instead(DMA::File.singleton_class, :open) { |*names, **options, &block| super(*names, **yield(options), &block) }
     end

@@ -27,7 +27,8 @@ module Support
       end
     end
 
-    MARKS = { /\A\*\*(.+)\*\*\z/ => :heading, /\A\*(.+)\*\z/ => :remark, /\A`(.+)`\z/ => :code, /\A(.+)\z/ => :row }.freeze
+    MARKS = { /\A\*\*(.+)\*\*\z/ => :heading, /\A\*(.+)\*\z/ => :remark, /\A`(.+)`\z/ => :code,
+              /\A(.+)\z/ => :row }.freeze
 
     def self.rows
       lines = File.readlines(PATH, chomp: true, encoding: "UTF-8").grep(/\A\|/)

@@ -37,12 +37,10 @@ module Switches
       self
     end
   end
-  off("align:") { instead(DMA::Buffer.singleton_class, :new) { |size, **options| super(size, **options.except(:align)) } }
-  off("lock: true") do
-    instead(DMA::Buffer.singleton_class, :new) { |size, **options| super(size, **options, lock: false) }
-  end
+  off("align:") { buffer { |options| options.except(:align) } }
+  off("lock: true") { buffer { |options| options.merge(lock: false) } }
   off("buffer.to_ptr") { instead(DMA::Buffer, :to_ptr) { FFI::MemoryPointer.new(size).put_bytes(0, get_string) } }
-  off("buffer.view") { instead(DMA::Buffer, :view) { |offset = 0, *length| IO::Buffer.for(get_string(offset, *length)) } }
+  off("buffer.view") { instead(DMA::Buffer, :view) { |*part| IO::Buffer.for(get_string(*part)) } }
 
   # Transfers.
   off("channel.submit") do
@@ -55,7 +53,7 @@ module Switches
     end
   end
   off("transfer.on_complete") { instead(DMA::Transfer, :on_complete) { self } }
-  off("channel.to_io") { instead(DMA::Channel, :to_io) { @never ||= IO.pipe.first } }
+  off("channel.to_io") { instead(DMA::Channel, :to_io) { @always ||= File.open("/dev/zero") } }
 
   # Descriptors. A copy is what the device reads and marks.
   off("DMA::Ring", "descriptor.status") do
@@ -64,7 +62,7 @@ module Switches
       next super(list, **options) unless list.is_a?(DMA::Ring)
 
       copy = DMA::Ring.new(list.size)
-      list.each { |one| copy.add_transfer(one.source, one.destination, one.length, direction: ways[one.flags & 3]) }
+      list.to_a.each { |one| copy.add_transfer(*one.to_a.first(3), direction: ways[one.flags & 3]) }
       super(copy, **options)
     end
   end

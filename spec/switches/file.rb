@@ -14,7 +14,10 @@ module Switches
     end
   end
   off("file.read(n, string)") do
-    instead(DMA::File, :read) { |length = nil, out = nil| super(length).then { |bytes| out && bytes ? out.replace(bytes) : bytes } }
+    instead(DMA::File, :read) do |length = nil, out = nil|
+      bytes = super(length)
+      out && bytes ? out.replace(bytes) : bytes
+    end
   end
   off("file.sysread") { instead(DMA::File, :sysread) { |length, *out| read(length, *out) } }
   off("file.readpartial") do
@@ -27,7 +30,10 @@ module Switches
   off("file.each_chunk") do
     instead(DMA::File, :each_chunk) { |*size, **options, &block| super(*size, **options, offset: 0, &block) }
   end
-  off("file.read_into", "direct: true", "direct: :auto") { file { |options| options.merge(direct: false) } }
-  off("engine: :uring") { file { |options| options.merge(engine: :threads) } }
+  off("file.read_into", "direct: true") { file { |options| options.merge(direct: false) } }
+  off("direct: :auto") { file { |options| options.merge(direct: true) } }
+  off("engine: :uring") do
+    file { |options| options[:engine] == :uring ? options.merge(engine: :threads) : options }
+  end
   off("depth:") { instead(DMA::File, :read_many) { |ranges, **, &block| super(ranges, &block) } }
 end
