@@ -36,7 +36,13 @@ module Switches
       instead(DMA::Sim, :device) { |**options| super(**yield(options)) }
     end
 
-    # Has buffers made so, and files opened.
+    # Has memory mapped so, buffers made so, and files opened.
+    def mapping
+      instead(DMA::Device, :map) do |memory, size = nil, **options, &block|
+        super(memory, size, **yield(options), &block)
+      end
+    end
+
     def buffer
       instead(DMA::Buffer.singleton_class, :new) { |size, **options| super(size, **yield(options)) }
     end

@@ -21,7 +21,7 @@ module Switches
   off("mapping.address") { instead(DMA::Mapping, :address) { buffer.address } }
   off("mapping.segments") { instead(DMA::Mapping, :segments) { super().first(1) } }
   off("mapping.handle") { instead(DMA::Mapping, :handle) { 1 } }
-  off("direction:") { instead(DMA::Device, :map) { |memory, size = nil, **, &block| super(memory, size, &block) } }
+  off("direction:") { mapping { |options| options.except(:type, :direction) } }
   off("dev.map") do
     require "fiddle"
     unlock = Fiddle::Function.new(Fiddle.dlopen(nil)["munlock"], [Fiddle::TYPE_VOIDP, Fiddle::TYPE_SIZE_T],
@@ -41,6 +41,27 @@ module Switches
   off("lock: true") { buffer { |options| options.merge(lock: false) } }
   off("buffer.to_ptr") { instead(DMA::Buffer, :to_ptr) { FFI::MemoryPointer.new(size).put_bytes(0, get_string) } }
   off("buffer.view") { instead(DMA::Buffer, :view) { |*part| IO::Buffer.for(get_string(*part)) } }
+
+  # What programs tell the cache, and the order of their accesses. Each operation of the cache is taken for one that is
+  # nearly the same.
+  off("sim.cache") { instead(DMA::Cache, :operate) { |*| self } }
+  { flush: :write_back, invalidate: :flush, write_back: :flush, clean: :write_back }.each do |operation, other|
+    off("cache.#{operation}") { instead(DMA::Cache, operation) { |*range| __send__(other, *range) } }
+  end
+  off("mapping.sync_for_device") { instead(DMA::Mapping, :sync_for_device) { |*| self } }
+  off("mapping.sync_for_cpu") { instead(DMA::Mapping, :sync_for_cpu) { |*| self } }
+  off("type:", "type: :streaming", "type: :consistent") { mapping { |options| options.except(:type) } }
+  off("type: :coherent") do
+    mapping { |options| options.fetch(:type, :coherent) == :coherent ? options.merge(type: :consistent) : options }
+  end
+  off("DMA.write_barrier") { instead(DMA.singleton_class, :write_barrier) { nil } }
+  off("DMA.read_barrier") { instead(DMA.singleton_class, :read_barrier) { nil } }
+  off("channel.affinity =") { instead(DMA::Channel, :affinity=) { |_| nil } }
+  off("DMA.debug =") do
+    %i[debug= debug].each { |name| instead(DMA.singleton_class, name) { |*| false } }
+  end
+  off("dev.unmap(address, size, direction:)") { instead(DMA::Device, :unmap) { |address, *, **| super(address) } }
+  off("Mutex") { instead(Mutex, :synchronize) { |&block| block.call } }
 
   # Transfers.
   off("channel.submit") do

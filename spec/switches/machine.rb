@@ -29,12 +29,37 @@ module Switches
   end
   off("iommu: true") { machine { |options| options.merge(iommu: false) } }
 
+  # Memory as the CPU sees it, and what the IOMMU keeps.
+  off("coherent: false") { machine { |options| options.except(:coherent) } }
+  off("coherent: true") { machine { |options| { coherent: false, **options } } }
+  off("cache_size:") { machine { |options| options.except(:cache_size) } }
+  off("cache_injection: false") do
+    machine { |options| options[:cache_injection] == false ? options.merge(cache_injection: true) : options }
+  end
+  off("cache_injection: true") do
+    machine { |options| options[:cache_injection] ? options.merge(cache_injection: false) : options }
+  end
+  off("ordering: :weak") { machine { |options| options.except(:ordering) } }
+  off("invalidation: :lazy") { machine { |options| options.except(:invalidation) } }
+  off("cpus:") { machine { |options| options.except(:cpus) } }
+  off("sim.faults") { instead(DMA::Sim, :faults) { [] } }
+  off("sim.inject") { instead(DMA::Sim, :inject) { |*, **| self } }
+  off("sim.step") { instead(DMA::Sim, :step) { |_cycles = 1| self } }
+
+  # Physical memory.
+  off("ram:") { machine { |options| options.except(:ram) } }
+  off("fragmentation:") { machine { |options| options.except(:fragmentation) } }
+  off("sim.migrate") { instead(DMA::Sim, :migrate) { |_pages = nil| 0 } }
+  off("misaligned: :truncate") { device { |options| options.except(:misaligned) } }
+
   # Registers; those of the 8237 are ports.
   off("dev.registers", "CONTROL") { lost_of_channel(0x14) }
   off("SOURCE") { lost_of_channel(0x00) }
   off("DESTINATION") { lost_of_channel(0x08) }
   off("COUNT") { lost_of_channel(0x10) }
   off("VECTOR_CONTROL") { lost_of_channel(0x38) }
+  off("RING") { lost_of_channel(0x20) }
+  off("HEAD") { instead(DMA::Registers, :native_read) { |offset, bytes| offset == 0x11c ? 0xffff : super(offset, bytes) } }
   off("STATUS") do
     instead(DMA::Registers, :native_read) { |offset, bytes| offset % 0x40 == 0x16 ? 0 : super(offset, bytes) }
   end
