@@ -58,7 +58,12 @@ module Switches
       end
     end
 
-    # The same of a channel's register.
+    # Has registers read as this value.
+    def read_as(value)
+      instead(DMA::Registers, :native_read) { |offset, bytes| yield(offset) ? value : super(offset, bytes) }
+    end
+
+    # The same as {lost}, of a channel's register.
     def lost_of_channel(register)
       lost { |offset, _| offset >= 0x100 && (offset - 0x100) % 0x40 == register }
     end

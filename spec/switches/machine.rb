@@ -59,10 +59,8 @@ module Switches
   off("COUNT") { lost_of_channel(0x10) }
   off("VECTOR_CONTROL") { lost_of_channel(0x38) }
   off("RING") { lost_of_channel(0x20) }
-  off("HEAD") { instead(DMA::Registers, :native_read) { |offset, bytes| offset == 0x11c ? 0xffff : super(offset, bytes) } }
-  off("STATUS") do
-    instead(DMA::Registers, :native_read) { |offset, bytes| offset % 0x40 == 0x16 ? 0 : super(offset, bytes) }
-  end
+  off("HEAD") { read_as(0xffff) { |offset| offset % 0x40 == 0x1c } }
+  off("STATUS") { read_as(0) { |offset| offset % 0x40 == 0x16 } }
   off("interrupt: true") do
     instead(DMA::Registers, :native_write) do |offset, bytes, value|
       super(offset, bytes, offset % 0x40 == 0x14 ? value & ~0x04 : value)
