@@ -60,7 +60,7 @@ module Switches
   off("DMA.debug =") do
     %i[debug= debug].each { |name| instead(DMA.singleton_class, name) { |*| false } }
   end
-  off("dev.unmap(address, size, direction:)") { instead(DMA::Device, :unmap) { |address, *, **| super(address) } }
+  off("dev.unmap(address, size, direction:)") { instead(DMA::Device::BusAddresses, :unmap) { |*, **| nil } }
   off("Mutex") { instead(Mutex, :synchronize) { |&block| block.call } }
 
   # Transfers.
