@@ -2,12 +2,13 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 
 use super::port::Common;
 use super::space::Space;
 use crate::error::Result;
+use crate::memory::processor::Processor;
 use crate::memory::Span;
 use crate::ring;
 use crate::transfer::{Access, Descriptor, Status};
@@ -19,11 +20,13 @@ pub(super) struct Addresses {
     space: RwLock<Space>,
     /// The mapping that bytes are moved through at this moment; 0: none. One at a time, for a machine has one bus.
     used: AtomicU64,
+    /// What the CPU has of the memory.
+    processor: Option<Arc<Processor>>,
 }
 
 impl Addresses {
-    pub(super) fn new(space: Space) -> Addresses {
-        Addresses { space: RwLock::new(space), used: AtomicU64::new(0) }
+    pub(super) fn new(space: Space, processor: Option<Arc<Processor>>) -> Addresses {
+        Addresses { space: RwLock::new(space), used: AtomicU64::new(0), processor }
     }
 
     /// See [`Space::map`].
@@ -69,9 +72,17 @@ impl Addresses {
         // as well that that one is over.
         self.used.store(id, Release);
         drop(space);
-        work(host, len as usize);
+        self.touch(access, host, len as usize, || work(host, len as usize));
         self.used.store(0, Release);
         Ok(len)
+    }
+
+    /// Has a device do something to host memory, as the CPU's caches let it.
+    fn touch<T>(&self, access: Access, host: *mut u8, len: usize, work: impl FnOnce() -> T) -> T {
+        match &self.processor {
+            None => work(),
+            Some(processor) => processor.device(access, host as usize, len, work),
+        }
     }
 
     /// Whether the device can move `len` bytes at bus address `address` in one go.
@@ -149,7 +160,7 @@ impl Common {
             return Err(Status::DescriptorError);
         }
         // SAFETY: the address space says that the bytes are there, and they stay while it is locked.
-        Ok(unsafe { ring::fetch(host) })
+        Ok(self.addresses.touch(Access::Read, host, Descriptor::SIZE, || unsafe { ring::fetch(host) }))
     }
 
     /// Writes the status of the descriptor at bus address `at` back.
@@ -158,7 +169,7 @@ impl Common {
         match space.translate(at + Descriptor::STATUS as u64, 4, Access::Write)? {
             // SAFETY: the address space says that the four bytes are there, aligned as when they were fetched, and they stay
             // while it is locked.
-            (host, 4, _) => unsafe { ring::write_back(host, status) },
+            (host, 4, _) => self.addresses.touch(Access::Write, host, 4, || unsafe { ring::write_back(host, status) }),
             _ => return Err(Status::DescriptorError),
         }
         Ok(())
