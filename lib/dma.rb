@@ -7,6 +7,7 @@ require_relative "dma/buffer"
 require_relative "dma/pool"
 require_relative "dma/file"
 require_relative "dma/sim"
+require_relative "dma/cache"
 require_relative "dma/trace"
 require_relative "dma/device"
 require_relative "dma/channel"
@@ -111,6 +112,25 @@ module DMA
   # @raise [ArgumentError] for what is none of these
   def self.debug=(mode)
     Debug.mode = mode
+  end
+
+  # What was written before is visible to devices before what is written afterwards: of this process, and of every
+  # simulated machine with `ordering: :weak`. A driver calls it between what it tells a device of, a descriptor or data,
+  # and what it tells it with: the flag that makes a descriptor valid, a doorbell. {Channel}, {Mapping#sync_for_device}
+  # and {Mapping#unmap} do so by themselves; {Registers} do not.
+  #
+  # @return [nil]
+  def self.write_barrier
+    native_write_barrier
+  end
+
+  # What is read afterwards is at least as new as what was read before. A driver calls it between a status that says
+  # that a device is done, and what the device wrote before. {Transfer#wait}, {Transfer#done?}, {Mapping#sync_for_cpu}
+  # and {Mapping#unmap} do so by themselves. See {.write_barrier}.
+  #
+  # @return [nil]
+  def self.read_barrier
+    native_read_barrier
   end
 
   # @return [Integer] `value`, if it is one that counts something, of so many bits

@@ -103,7 +103,9 @@ module DMA
     #   @return [String] what it was opened as
 
     # @!attribute [r] capabilities
-    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory; nil where it does not say),
+    #   What the device takes, by name: `:engine`, `:coherent` (whether CPU and device see what the other wrote
+    #   without {Mapping#sync_for_device}: true of files, and of PCI functions on x86; on other platforms that is not
+    #   known, nil), `:size` (bytes of device memory; nil where it does not say),
     #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
     #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
     #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
@@ -227,6 +229,7 @@ module DMA
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK
     # @raise [SystemCallError] where no addresses are left, or no memory
+    # @raise [BusyError] where another simulated machine has the memory in its cache
     def map(memory, size = nil, type: :coherent, direction: :bidirectional, exception: true)
       unless %i[coherent streaming consistent].include?(type)
         raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
@@ -327,9 +330,11 @@ module DMA
     # had come for a while, or, on a machine with a manual clock, nothing was left to happen before its timeout; polling
     # counts none; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
     # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
-    # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of software,
-    # `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`, as of a
-    # file.
+    # that it sent; `:iommu`, what its IOMMU has and did: `:pages_4k` and `:pages_2m` that are mapped, `:iotlb_hits` and
+    # `:iotlb_misses` of pages that were looked up, `:invalidations` of an unmap by itself, `:flushes` of all at once,
+    # and unmaps `:queued` for that. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of
+    # software, `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`,
+    # as of a file.
     #
     # @return [Hash{Symbol => Object}]
     def stats

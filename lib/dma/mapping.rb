@@ -2,6 +2,9 @@
 
 module DMA
   # Memory as a device sees it, from {Device#map} on until {#unmap}. The memory cannot be freed meanwhile.
+  #
+  # On a simulated machine whose caches do not follow devices (`coherent: false`), what the CPU sees of it, by the
+  # methods of {#buffer}, and what the device sees are two things: see {#sync_for_device}, {#sync_for_cpu}, and {Cache}.
   class Mapping
     # @!attribute [r] handle
     #   @return [Integer] a number that no other mapping has
@@ -31,7 +34,8 @@ module DMA
     #   @raise [MisuseError] once it was taken away
 
     # @!method unmap
-    #   Takes the mapping away: from now on the device finds nothing at its addresses. A second call does nothing.
+    #   Takes the mapping away: from now on the device finds nothing at its addresses, and the CPU has what it wrote, as
+    #   after {#sync_for_cpu} of all. A second call does nothing.
     #   @return [self]
 
     # @!method unmapped?
@@ -48,7 +52,10 @@ module DMA
       !error.nil?
     end
 
-    # Hands a range over to the device: what the CPU wrote is there for it to read.
+    # Hands a range over to the device: what the CPU wrote is there for it to read. Where caches follow devices, as
+    # those of a PC do, and where the mapping is `:coherent`, that is a barrier and nothing more. On a simulated machine
+    # with `coherent: false` the lines that the range touches are written to memory; of a mapping `:from_device`, which
+    # the device is to write, they are dropped, with what the CPU wrote to them. {Device#map} does so with all of it.
     #
     # @param offset [Integer] in bytes
     # @param length [Integer, nil] bytes; nil: to the end
@@ -56,15 +63,17 @@ module DMA
     # @raise [ArgumentError] outside the mapping
     # @raise [MisuseError] once it was taken away
     def sync_for_device(offset = 0, length = nil)
-      native_sync(offset, length)
+      native_sync(offset, length, true)
       self
     end
 
-    # Takes a range over from the device: what it wrote is there for the CPU to read. See {#sync_for_device}.
+    # Takes a range over from the device: what it wrote is there for the CPU to read. On a simulated machine with
+    # `coherent: false` the lines that the range touches are dropped, with what the CPU wrote to them since; of a
+    # mapping `:to_device` there is nothing to do. See {#sync_for_device}.
     #
     # @return [self]
     def sync_for_cpu(offset = 0, length = nil)
-      native_sync(offset, length)
+      native_sync(offset, length, false)
       self
     end
 

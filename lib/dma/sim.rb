@@ -61,9 +61,12 @@ module DMA
       # @param cache_size [Integer] bytes of that cache, in lines of 64
       # @param cache_injection [Boolean, nil] what devices write goes into the cache, or makes what it has of it
       #   invalid; nil: where it is coherent, there is no model of it
-      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them
-      # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
-      # @param cpus [Integer] CPUs that handle interrupts
+      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them:
+      #   {DMA.write_barrier}, {DMA.read_barrier}
+      # @param invalidation [:strict, :lazy] when what was unmapped leaves the IOMMU's IOTLB: at once, or `:lazy`, with
+      #   all else, when 256 unmaps of a device wait for that, or the first of them has for 10 ms of simulated time, or
+      #   no other bus addresses are left, or {#flush_iotlb} is called; until then a device reaches what it has there
+      # @param cpus [Integer] CPUs, up to 1024, that handle interrupts ({Channel#affinity=})
       # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
       # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
       #   `ram:` it has 64 MiB then
@@ -152,7 +155,13 @@ module DMA
     #     one master), `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
     #     it, until now where it still waits, and the `:longest_wait` of them; `:interrupts` whose handlers have
     #     looked, and `:interrupt_cycles` of the CPU's time that these have taken so far: nearly as many as `:cycles`,
-    #     where it has time for nothing else
+    #     where it has time for nothing else; `:cache`, what the CPU's cache did with memory that is mapped, a Hash,
+    #     counted for each line of an access (nil: there is no model of it): `:hits`, `:misses`, of these `:dma_misses`
+    #     of lines that a device wrote since they were last there, `:miss_cycles`, 100 ns each, which no time passes
+    #     for, `:evictions` of lines that had to make room, `:write_backs` of dirty ones, and accesses to `:uncached`
+    #     memory; `:interrupts_by_cpu`, those `:interrupts` for each of the `cpus:`; of messages that
+    #     came by a transfer, `:spurious_interrupts` that a CPU has heard and `:blocked_interrupts` that the IOMMU let
+    #     none hear; `:fault_overflows`, see {#faults}
 
     # @!method iommu?
     #   @return [Boolean]
@@ -220,6 +229,11 @@ module DMA
       native_device(numbers, kind, each_channel(mode, channels, "mode"), policies, path)
     end
 
+    # @return [Cache] that of the CPU
+    def cache
+      @cache ||= Cache.new(self)
+    end
+
     # Lets time pass, with everything that ends by then.
     #
     # @param cycles [Integer]
@@ -262,6 +276,22 @@ module DMA
     # @return [self]
     def clear_faults
       native_clear_faults
+      self
+    end
+
+    # @!attribute [r] faults
+    #   What the IOMMU refused, the oldest first: the last 256; those before are counted (`stats[:fault_overflows]`).
+    #   @return [Array<Hash{Symbol => Object}>] `:device` and `:channel`, their numbers; `:address`, on the bus;
+    #     `:access`, `:read` or `:write`; `:cycle`; `:reason`: `:not_mapped`, `:no_read`, `:no_write` (it is mapped for
+    #     the other direction), `:out_of_range` (more bits than there are), `:interrupt_blocked` (a write where
+    #     interrupt messages go, which is none that the device may send)
+
+    # Empties the IOTLBs of all devices: what was unmapped with `invalidation: :lazy` is not reached any more. Without
+    # an IOMMU it does nothing.
+    #
+    # @return [self]
+    def flush_iotlb
+      native_flush_iotlb
       self
     end
 

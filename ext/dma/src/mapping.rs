@@ -129,7 +129,9 @@ fn native_map(
         Residency::Pageable => Some(gvl::without(ruby, || unsafe { PageLock::new(address, len) })?.or_raise(ruby)?),
     };
     // Pinning brings all pages in as well.
-    let mapping = gvl::without(ruby, || core.engine().map(span, access))?.or_raise(ruby)?;
+    let coherent = choice(kind.as_value()) == "coherent";
+    let map = || core.engine().map(span, access).and_then(|mapping| mapping.attach(coherent).map(|()| mapping));
+    let mapping = gvl::without(ruby, map)?.or_raise(ruby)?;
     if buffer.is_foreign() {
         keeper::keep(ruby, &region, buffer.as_value());
     }
@@ -189,14 +191,20 @@ fn direction(ruby: &Ruby, this: &Mapping) -> Symbol {
     })
 }
 
-/// Orders what the CPU did to a range before what the device does, or the other way round. The simulated caches are coherent, as
-/// those of a PC are: a barrier is all there is to do.
-fn native_sync(ruby: &Ruby, this: &Mapping, Size(offset): Size, len: Option<Size>) -> Result<(), Error> {
+/// Orders what the CPU did to a range before what the device does, or the other way round. The caches of a PC are coherent, and a
+/// barrier is all there is to do; those of a simulated machine may be others.
+fn native_sync(
+    ruby: &Ruby,
+    this: &Mapping,
+    Size(offset): Size,
+    len: Option<Size>,
+    for_device: bool,
+) -> Result<(), Error> {
     let len = len.map_or(this.len.saturating_sub(offset), |Size(len)| len);
     this.with(ruby, |_| ())?;
     check_range(offset, len, this.len).or_raise(ruby)?;
     fence(Ordering::SeqCst);
-    Ok(())
+    this.with(ruby, |mapping| mapping.sync(offset, len, for_device))
 }
 
 fn unmap(this: Obj<Mapping>) -> Obj<Mapping> {
@@ -223,6 +231,6 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("direction", method!(direction, 0))?;
     class.define_method("unmap", method!(unmap, 0))?;
     class.define_method("unmapped?", method!(|this: &Mapping| this.mapped().is_none(), 0))?;
-    class.define_private_method("native_sync", method!(native_sync, 2))?;
+    class.define_private_method("native_sync", method!(native_sync, 3))?;
     Ok(())
 }

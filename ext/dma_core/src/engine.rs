@@ -132,6 +132,19 @@ impl Stats {
 pub trait Mapping: Send + Sync + Debug {
     /// The bus address and length of each piece, in the order of the memory.
     fn segments(&self) -> &[(u64, u64)];
+
+    /// Has the CPU use the memory as `coherent` memory from now on, or through its cache, with [`Mapping::sync`] between turns. To most
+    /// that is the same.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where another simulated machine has it in its cache.
+    fn attach(&self, _coherent: bool) -> Result<()> {
+        Ok(())
+    }
+
+    /// Hands `len` bytes from `offset` over to the device, or takes them over from it. The caller checked the range. Where caches are
+    /// coherent there is nothing to do.
+    fn sync(&self, _offset: usize, _len: usize, _for_device: bool) {}
 }
 
 /// Memory whose bus address is its own.

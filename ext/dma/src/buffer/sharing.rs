@@ -24,9 +24,14 @@ impl Drop for Export {
 }
 
 impl Buffer {
+    /// Whether [`Buffer::export`] gives anything.
+    pub fn is_exportable(&self) -> bool {
+        self.region_if_open().is_some_and(|region| region.check_shown(self.offset, self.len).is_ok())
+    }
+
     /// Takes out a MemoryView: address and length, and what holds the memory until it is dropped.
     pub fn export(&self) -> Option<(usize, usize, Export)> {
-        let region = self.region_if_open()?;
+        let region = self.region_if_open().filter(|region| region.check_shown(self.offset, self.len).is_ok())?;
         self.owner.exports.fetch_add(1, Relaxed);
         Some((region.address() + self.offset, self.len, Export(Arc::clone(&self.owner))))
     }
@@ -52,6 +57,7 @@ fn native_root(this: Obj<Buffer>) -> Opaque<Value> {
 fn native_view(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Value, Error> {
     let len = this.length(offset, len);
     let (region, at) = this.locate(offset, len).or_raise(ruby)?;
+    region.check_shown(at, len).or_raise(ruby)?;
     let cached = this.owner.state().view;
     let root = match cached {
         Some(view) => view.get_inner_with(ruby),
@@ -87,6 +93,12 @@ fn native_wrap_io_buffer(ruby: &Ruby, buffer: Value, size: Option<Size>) -> Resu
     Ok(Buffer::new(region, 0, size, alignment_of(address), Source::IoBuffer(buffer.into())))
 }
 
+/// Refuses to lend the memory to somebody who uses it in place, where a simulated CPU has the bytes.
+fn native_check_shown(ruby: &Ruby, this: &Buffer) -> Result<(), Error> {
+    let (region, at) = this.locate(0, this.len).or_raise(ruby)?;
+    region.check_shown(at, this.len).or_raise(ruby)
+}
+
 /// The buffer that an IO::Buffer is a view of, or part of one; nil where its memory is not ours.
 fn native_of_view(view: Value) -> Result<Option<Buffer>, Error> {
     Ok(region_of(view)?.map(|(region, offset, len)| {
@@ -116,5 +128,6 @@ pub fn init(class: RClass) -> Result<(), Error> {
     class.define_private_method("native_slice", method!(native_slice, 2))?;
     class.define_private_method("native_root", method!(native_root, 0))?;
     class.define_private_method("native_view", method!(native_view, 2))?;
+    class.define_private_method("native_check_shown", method!(native_check_shown, 0))?;
     Ok(())
 }

@@ -16,12 +16,14 @@ use super::options::{Clock, DeviceOptions};
 use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
+use super::space::IommuStats;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
+use crate::memory::processor::{Attachment, Processor};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::sync::{lock, Mutex};
 use crate::sys;
-use crate::transfer::{Access, Status};
+use crate::transfer::{Access, Op, Status};
 
 /// Pages of simulated physical memory.
 const PAGE: u64 = 4096;
@@ -142,6 +144,40 @@ impl Device {
         (self.common.iommu_faults.load(Relaxed), last)
     }
 
+    /// What the IOMMU has and did for it, if there is one.
+    pub fn iommu_stats(&self) -> Option<IommuStats> {
+        self.common.addresses.iommu_stats()
+    }
+
+    /// The CPU that handles a channel's interrupts.
+    pub fn affinity(&self, channel: u16) -> u32 {
+        match self.is_isa() {
+            true => 0,
+            false => self.with_controller(channel, |controller, bus| bus.remapping.cpu(controller.signal.entry)),
+        }
+    }
+
+    /// Has another CPU handle a channel's interrupts. Those that wait already are handled where they wait.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a CPU that there is not, and for an 8237, whose card interrupts the first one.
+    pub fn set_affinity(&self, channel: u16, cpu: u32) -> Result<()> {
+        if self.is_isa() {
+            let reason = "affinity: the interrupts of a card go to CPU 0, by a line; those of another controller's channels are messages";
+            return if cpu == 0 { Ok(()) } else { Err(Error::Argument(reason.into())) };
+        }
+        let (is_there, cpus) = self.with_controller(channel, |controller, bus| {
+            (bus.remapping.set_cpu(controller.signal.entry, cpu), bus.remapping.cpus())
+        });
+        match is_there {
+            true => Ok(()),
+            false => Err(Error::Argument(format!(
+                "affinity: there is no CPU {cpu}, but {cpus}, from 0 on; make the machine with cpus: {}",
+                u64::from(cpu) + 1
+            ))),
+        }
+    }
+
     /// How many mappings of host memory there are.
     pub fn mappings(&self) -> usize {
         self.common.addresses.mappings()
@@ -162,12 +198,26 @@ impl Device {
     pub(super) fn map_contiguous(&self, span: Span, access: Access, boundary: Option<u64>) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
         let (len, bits) = (span.len() as u64, self.common.options.address_bits);
+        let again = self.again(&span);
         let (id, address) = self.common.addresses.map_contiguous(span, access, bits, boundary)?;
-        Ok(self.mapped(id, vec![(address, len)]))
+        Ok(self.mapped(id, vec![(address, len)], again, access))
     }
 
-    pub(super) fn mapped(&self, id: u64, segments: Vec<(u64, u64)>) -> Arc<dyn Mapping> {
-        Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() })
+    /// What is going to be mapped, for the CPU's caches.
+    pub(super) fn again(&self, span: &Span) -> Option<(Arc<Processor>, Span)> {
+        self.machine.processor().map(|processor| (Arc::clone(processor), span.part(0, span.len())))
+    }
+
+    pub(super) fn mapped(
+        &self,
+        id: u64,
+        segments: Vec<(u64, u64)>,
+        again: Option<(Arc<Processor>, Span)>,
+        access: Access,
+    ) -> Arc<dyn Mapping> {
+        let (common, generation) = (Arc::clone(&self.common), sys::fork_generation());
+        let processor = again.map(|(processor, span)| (processor, span, access));
+        Arc::new(Mapped { common, id, segments, generation, processor, attachment: Mutex::default() })
     }
 
     pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
@@ -265,8 +315,16 @@ impl Engine for Device {
         if self.is_isa() {
             return self.map_isa(span, access);
         }
+        let again = self.again(&span);
         let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
-        Ok(self.mapped(id, segments))
+        Ok(self.mapped(id, segments, again, access))
+    }
+
+    fn prepare(&self, op: &Op) -> Result<()> {
+        match (self.machine.processor(), op) {
+            (Some(processor), Op::Read { span, .. } | Op::Write { span, .. }) => Attachment::check(processor, span),
+            _ => Ok(()),
+        }
     }
 
     fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
@@ -301,11 +359,27 @@ struct Mapped {
     id: u64,
     segments: Vec<(u64, u64)>,
     generation: u32,
+    /// The CPU that the memory is to go through, if it is asked to.
+    processor: Option<(Arc<Processor>, Span, Access)>,
+    attachment: Mutex<Option<Attachment>>,
 }
 
 impl Mapping for Mapped {
     fn segments(&self) -> &[(u64, u64)] {
         &self.segments
+    }
+
+    fn attach(&self, coherent: bool) -> Result<()> {
+        if let Some((processor, span, access)) = &self.processor {
+            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
+        }
+        Ok(())
+    }
+
+    fn sync(&self, offset: usize, len: usize, for_device: bool) {
+        if let Some(attachment) = &*lock(&self.attachment) {
+            attachment.sync(offset, len, for_device);
+        }
     }
 }
 

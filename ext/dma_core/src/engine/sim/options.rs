@@ -1,9 +1,12 @@
 //! What a machine and its devices are made like.
 
+use std::sync::Arc;
+
 use super::arbiter::Arbitration;
 use super::handler::InterruptCost;
 use super::timing::Timing;
 use crate::error::{Error, Result};
+use crate::memory::processor::{Processor, ProcessorOptions, LINE};
 
 /// Pages of simulated physical memory.
 const PAGE: u64 = 4096;
@@ -111,10 +114,37 @@ impl Default for MemoryOptions {
     }
 }
 
+/// Nanoseconds that a line of memory takes to come, as the usual figure is (Jeff Dean, Numbers everyone should know).
+const MISS: u64 = 100;
+/// Nanoseconds after which stores are visible without a barrier, and what devices wrote is seen.
+const DELAY: u64 = 1000;
+
 impl MemoryOptions {
+    /// The CPU that programs can tell from none; where there is nothing to tell, there is none.
+    pub(super) fn processor(&self, timing: &Timing, seed: u64) -> Option<Arc<Processor>> {
+        let MemoryOptions { coherent, cache_size, cache_injection, weak, .. } = *self;
+        let cached = !coherent || cache_injection.is_some();
+        (cached || weak).then(|| {
+            Processor::new(ProcessorOptions {
+                coherent,
+                lines: cached.then_some(cache_size as usize / LINE),
+                injection: cache_injection == Some(true),
+                delay: weak.then(|| timing.cycle_at(DELAY).max(1)),
+                miss: timing.cycle_at(MISS).max(1),
+                seed,
+            })
+        })
+    }
+
     fn check(&self, iommu: bool) -> Result<()> {
         let refuse = |what: String| Err(Error::Argument(what));
-        let MemoryOptions { cache_size, cpus, ram, fragmentation, lazy, .. } = *self;
+        let MemoryOptions { coherent, cache_size, cache_injection, cpus, ram, fragmentation, lazy, .. } = *self;
+        if !coherent && cache_injection.is_some() {
+            return refuse(
+                "cache_injection: is a coherent cache's, for no device reaches another; leave coherent: false out"
+                    .into(),
+            );
+        }
         if cache_size % 64 != 0 || !(64..=1 << 30).contains(&cache_size) {
             return refuse(format!("cache_size: {cache_size} bytes are no whole lines of 64 in 64..2**30"));
         }
