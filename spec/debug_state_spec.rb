@@ -145,6 +145,22 @@ RSpec.describe "DMA.debug" do
     end
   end
 
+  it "counts a write of the CPU for its whole cache lines where the cache does not follow devices, and no read" do
+    machine = DMA::Sim.new(coherent: false)
+    [[machine.device(memory: 4096), :cpu_access], [device, nil]].each do |one, expected|
+      allow(one).to receive(:capabilities).and_return(one.capabilities.merge(coherent: expected.nil?))
+      one.map(memory.slice(64, 100), type: :streaming, direction: :from_device) do
+        beside = [63, 164, 191].map { |at| rule { memory.set_value(:U8, at, 1) } }
+        expect(beside).to eq [nil, expected, expected]
+        expect([192, 300].map { |at| rule { memory.set_value(:U8, at, 1) } }).to eq [nil, nil]
+        expect(rule { memory.get_string(164, 100) }).to be_nil
+      end
+      transfer = one.channel.submit(source: 0, destination: memory.slice(1000, 10))
+      expect([990, 1010].map { |at| rule { memory.set_value(:U8, at, 1) } }).to eq [expected, expected]
+      transfer.wait
+    end
+  end
+
   it "serves many threads" do
     threads = Array.new(4) do |id|
       Thread.new do
