@@ -217,11 +217,18 @@ module DMA
     # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
     #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
     # @param direction [:bidirectional, :to_device, :from_device]
+    # @param contiguous [Boolean] in one segment. Behind an IOMMU every mapping is; without one its pages have to lie in a
+    #   row of physical memory
+    # @param pin [Boolean] false, on a simulated machine without an IOMMU: its pages may move ({Sim#migrate}), and the
+    #   device is not told
     # @yieldparam mapping [Mapping] which ends with the block
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK
     # @raise [UnsupportedError] for a device that reaches memory by its own address
-    def map(memory, size = nil, type: :coherent, direction: :bidirectional)
+    # @raise [ArgumentError] for `pin: false` where memory is always pinned
+    # @raise [Errno::ENOMEM] where no physical memory is free in a row, with the largest run that is
+    # @raise [Errno::ENOSPC] where the device reaches no address that is left, or no bounce buffer is
+    def map(memory, size = nil, type: :coherent, direction: :bidirectional, contiguous: false, pin: true)
       unless %i[coherent streaming consistent].include?(type)
         raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
       end
@@ -229,7 +236,9 @@ module DMA
         raise ArgumentError, "a consistent mapping is for both directions; one direction is type: :streaming"
       end
 
-      mapping = native_map(Buffer.wrap(memory, size), type, direction)
+      { contiguous: contiguous, pin: pin }.each { |name, value| Sim.__send__(:boolean, value, name) }
+
+      mapping = native_map(Buffer.wrap(memory, size), type, direction, [contiguous, pin])
       return mapping unless block_given?
 
       begin

@@ -45,7 +45,7 @@ module DMA
     # @raise [ArgumentError] outside the mapping
     # @raise [MisuseError] once it was taken away
     def sync_for_device(offset = 0, length = nil)
-      native_sync(offset, length)
+      native_sync(offset, length, true)
       self
     end
 
@@ -53,7 +53,7 @@ module DMA
     #
     # @return [self]
     def sync_for_cpu(offset = 0, length = nil)
-      native_sync(offset, length)
+      native_sync(offset, length, false)
       self
     end
 

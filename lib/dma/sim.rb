@@ -261,6 +261,16 @@ module DMA
       self
     end
 
+    # Moves pages of physical memory that are mapped with `pin: false` only ({Device#map}), as the kernel does to compact
+    # memory, and as the seed says. Devices go on with the addresses that they were told, where the next owner of these
+    # pages may be by then.
+    #
+    # @param pages [Integer, nil] how many at most; nil: all
+    # @return [Integer] how many have moved: with an IOMMU none, for memory is pinned
+    def migrate(pages = nil)
+      native_migrate(pages && DMA.__send__(:natural, pages, "pages"))
+    end
+
     # Writes down what happens on the bus while the block runs.
     #
     # @return [Trace]

@@ -3,7 +3,7 @@
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dma_core::engine::Mapping as CoreMapping;
+use dma_core::engine::{Mapping as CoreMapping, Terms};
 use dma_core::memory::{check_range, find, BusAddresses, PageLock, Region, Residency, Span};
 use dma_core::transfer::Access;
 use magnus::typed_data::Obj;
@@ -99,13 +99,14 @@ fn gone(ruby: &Ruby) -> Error {
     misuse(ruby, "this mapping was taken away (unmap), or its device closed; map the memory again")
 }
 
-/// Maps a buffer for a device.
+/// Maps a buffer for a device; in one piece, and pinned, if it is to be.
 fn native_map(
     ruby: &Ruby,
     device: Obj<Device>,
     buffer: Obj<Buffer>,
     kind: Symbol,
     direction: Value,
+    (contiguous, pinned): (bool, bool),
 ) -> Result<Mapping, Error> {
     static HANDLES: AtomicU64 = AtomicU64::new(1);
     let access = match choice(direction).as_str() {
@@ -124,7 +125,7 @@ fn native_map(
     let owner = find(region.address() + offset).map_or_else(|| Arc::clone(&region), |(owner, _)| owner);
     let (span, address) = (Span::new(&region, offset, len).or_raise(ruby)?, region.address() + offset);
     let lock = match owner.residency() {
-        _ if core.engine().pins() => None,
+        _ if core.engine().pins() || !pinned => None,
         Residency::Locked | Residency::Pinned => None,
         // Without the GVL, for all pages are brought in.
         // SAFETY: the span keeps our own memory mapped; the owner of other memory is kept, and must not free it. Memory that is
@@ -132,7 +133,8 @@ fn native_map(
         Residency::Pageable => Some(gvl::without(ruby, || unsafe { PageLock::new(address, len) })?.or_raise(ruby)?),
     };
     // Pinning brings all pages in as well.
-    let mapping = gvl::without(ruby, || core.engine().map(span, access))?.or_raise(ruby)?;
+    let terms = Terms { coherent: choice(kind.as_value()) == "coherent", contiguous, pinned };
+    let mapping = gvl::without(ruby, || core.engine().map_with(span, access, terms))?.or_raise(ruby)?;
     if buffer.is_foreign() {
         keeper::keep(ruby, &region, buffer.as_value());
     }
@@ -169,14 +171,20 @@ fn direction(ruby: &Ruby, this: &Mapping) -> Symbol {
     })
 }
 
-/// Orders what the CPU did to a range before what the device does, or the other way round. The simulated caches are coherent, as
-/// those of a PC are: a barrier is all there is to do.
-fn native_sync(ruby: &Ruby, this: &Mapping, Size(offset): Size, len: Option<Size>) -> Result<(), Error> {
+/// Orders what the CPU did to a range before what the device does, or the other way round, and copies what is bounced. The simulated
+/// caches are coherent, as those of a PC are.
+fn native_sync(
+    ruby: &Ruby,
+    this: &Mapping,
+    Size(offset): Size,
+    len: Option<Size>,
+    for_device: bool,
+) -> Result<(), Error> {
     let len = len.map_or(this.len.saturating_sub(offset), |Size(len)| len);
     this.with(ruby, |_| ())?;
     check_range(offset, len, this.len).or_raise(ruby)?;
     fence(Ordering::SeqCst);
-    Ok(())
+    this.with(ruby, |mapping| mapping.sync(offset, len, for_device))
 }
 
 fn unmap(this: Obj<Mapping>) -> Obj<Mapping> {
@@ -191,7 +199,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Mapping", ruby.class_object())?;
     class.undef_default_alloc_func();
     let device = dma.define_class("Device", ruby.class_object())?;
-    device.define_private_method("native_map", method!(native_map, 3))?;
+    device.define_private_method("native_map", method!(native_map, 4))?;
     class.define_method("handle", method!(|this: &Mapping| this.handle, 0))?;
     class.define_method("device", method!(|this: &Mapping| this.device, 0))?;
     class.define_method("buffer", method!(|this: &Mapping| this.buffer, 0))?;
@@ -202,6 +210,6 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_method("direction", method!(direction, 0))?;
     class.define_method("unmap", method!(unmap, 0))?;
     class.define_method("unmapped?", method!(|this: &Mapping| this.mapped().is_none(), 0))?;
-    class.define_private_method("native_sync", method!(native_sync, 2))?;
+    class.define_private_method("native_sync", method!(native_sync, 3))?;
     Ok(())
 }

@@ -307,6 +307,11 @@ fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<Trace, Error> {
     Ok(Trace::new(machine.take_trace(), machine.options().timing))
 }
 
+/// Moves pages that are not pinned; all of them, where nothing is said.
+fn native_migrate(ruby: &Ruby, this: &Sim, most: Option<usize>) -> Result<usize, Error> {
+    Ok(this.machine(ruby)?.migrate(most.unwrap_or(usize::MAX)))
+}
+
 /// The preset that its bus is, if it is one.
 fn bus_name(ruby: &Ruby, this: &Sim) -> Option<Symbol> {
     this.machine.options().timing.name().map(|name| ruby.to_symbol(name))
@@ -339,6 +344,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;
+    class.define_private_method("native_migrate", method!(native_migrate, 1))?;
     class.define_private_method("native_start_trace", method!(native_start_trace, 0))?;
     class.define_private_method("native_take_trace", method!(native_take_trace, 0))?;
     Ok(())

@@ -1,14 +1,17 @@
 //! How the machine reaches memory: by bus address, for as long as a mapping lasts, and its devices' own by offset.
 
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread;
 
 use super::port::Common;
-use super::space::Space;
+use super::space::{Placed, Space, Want};
 use crate::error::Result;
-use crate::memory::Span;
+use crate::memory::{Region, Span};
 use crate::ring;
 use crate::transfer::{Access, Descriptor, Status};
 
@@ -19,27 +22,23 @@ pub(super) struct Addresses {
     space: RwLock<Space>,
     /// The mapping that bytes are moved through at this moment; 0: none. One at a time, for a machine has one bus.
     used: AtomicU64,
+    own: Option<Arc<Region>>,
+    /// Words that the CPU copied to and from bounce buffers.
+    words: AtomicU64,
 }
+
+/// Bytes that the CPU copies at once.
+const WORD: u64 = 8;
 
 impl Addresses {
     pub(super) fn new(space: Space) -> Addresses {
-        Addresses { space: RwLock::new(space), used: AtomicU64::new(0) }
+        let own = space.own();
+        Addresses { space: RwLock::new(space), used: AtomicU64::new(0), own, words: AtomicU64::new(0) }
     }
 
-    /// See [`Space::map`].
-    pub(super) fn map(&self, span: Span, access: Access, bits: u32) -> Result<(u64, Vec<(u64, u64)>)> {
-        self.write().map(span, access, bits)
-    }
-
-    /// See [`Space::map_contiguous`].
-    pub(super) fn map_contiguous(
-        &self,
-        span: Span,
-        access: Access,
-        bits: u32,
-        boundary: Option<u64>,
-    ) -> Result<(u64, u64)> {
-        self.write().map_contiguous(span, access, bits, boundary)
+    /// See [`Space::map_as`].
+    pub(super) fn map_as(&self, span: Span, access: Access, bits: u32, want: Want) -> Result<Placed> {
+        self.write().map_as(span, access, bits, want)
     }
 
     /// See [`Space::map_again`].
@@ -49,11 +48,39 @@ impl Addresses {
 
     /// Takes a mapping away, once a burst through it is over.
     pub(super) fn unmap(&self, id: u64) {
-        let gone = self.write().unmap(id);
+        let mut space = self.write();
+        // It needs no lock to go on, and none begins.
         while self.used.load(Acquire) == id {
             thread::yield_now();
         }
+        let gone = space.unmap(id);
+        drop(space);
         drop(gone);
+    }
+
+    /// See [`Space::migrate`].
+    pub(super) fn migrate(&self, most: usize) -> usize {
+        let mut space = self.write();
+        // The bytes of a burst that is under way are where they were.
+        while self.used.load(Acquire) != 0 {
+            thread::yield_now();
+        }
+        space.migrate(most)
+    }
+
+    /// Memory of the machine's own, see [`Space::own`].
+    pub(super) fn own(&self) -> Option<&Arc<Region>> {
+        self.own.as_ref()
+    }
+
+    /// The CPU has copied so many bytes of it.
+    pub(super) fn copied(&self, bytes: u64) {
+        self.words.fetch_add(bytes.div_ceil(WORD), Relaxed);
+    }
+
+    /// Words that the CPU has copied.
+    pub(super) fn words(&self) -> u64 {
+        self.words.load(Relaxed)
     }
 
     /// How many mappings there are.
