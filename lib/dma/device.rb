@@ -217,8 +217,8 @@ module DMA
     # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
     #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
     # @param direction [:bidirectional, :to_device, :from_device]
-    # @param contiguous [Boolean] in one segment. Behind an IOMMU every mapping is; without one its pages have to lie in a
-    #   row of physical memory
+    # @param contiguous [Boolean] in one segment. Behind an IOMMU every mapping is; without one its pages have to lie in
+    #   a row of physical memory
     # @param pin [Boolean] false, on a simulated machine without an IOMMU: its pages may move ({Sim#migrate}), and the
     #   device is not told
     # @yieldparam mapping [Mapping] which ends with the block

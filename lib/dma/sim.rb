@@ -64,7 +64,9 @@ module DMA
       # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them
       # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
       # @param cpus [Integer] CPUs that handle interrupts
-      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
+      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU. Pages are drawn from it whatever a device
+      #   reaches, and bounced where that is too little; what nobody has mapped is memory of the machine's own, which any
+      #   device may read and write. nil: pages lie where their device reaches them, and elsewhere is nothing
       # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
       #   `ram:` it has 64 MiB then
       # @return [Sim]
@@ -179,7 +181,7 @@ module DMA
     #   which one stays free
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
-    # @param address_bits [Integer, nil] 16..48; what lies above is not reached
+    # @param address_bits [Integer, nil] 16..48; what lies above is not reached: with `ram:` memory there is bounced
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
@@ -261,9 +263,9 @@ module DMA
       self
     end
 
-    # Moves pages of physical memory that are mapped with `pin: false` only ({Device#map}), as the kernel does to compact
-    # memory, and as the seed says. Devices go on with the addresses that they were told, where the next owner of these
-    # pages may be by then.
+    # Moves pages of physical memory that are mapped with `pin: false` only ({Device#map}), as the kernel does to
+    # compact memory, and as the seed says. Devices go on with the addresses that they were told, where the next owner
+    # of these pages may be by then.
     #
     # @param pages [Integer, nil] how many at most; nil: all
     # @return [Integer] how many have moved: with an IOMMU none, for memory is pinned

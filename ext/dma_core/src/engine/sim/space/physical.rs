@@ -171,8 +171,8 @@ impl Physical {
         };
         let bytes = longest * PAGE;
         format!(
-            "in one piece they take {count} free pages of physical memory in a row, and the largest run in reach has {longest} pages, \
-             {bytes} bytes; {way_out}"
+            "in one piece they need {count} free pages of physical memory in a row, and the largest run in reach has {longest} pages \
+             ({bytes} bytes); {way_out}"
         )
         .into()
     }

@@ -9,8 +9,6 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 
-use fastrand::Rng;
-
 use super::{FIRST, PAGE};
 use crate::error::Result;
 use crate::memory::{Huge, Layout, Lock, Region};
@@ -74,7 +72,7 @@ impl Ram {
         if number < self.zone {
             return self.low.contains(&number);
         }
-        self.fragmentation == 0.0 || Rng::with_seed(self.seed.rotate_left(32) ^ number).f64() >= self.fragmentation
+        self.fragmentation == 0.0 || part(self.seed, number) >= self.fragmentation
     }
 
     /// The frame that was freed last, of those in `area`.
@@ -128,4 +126,12 @@ impl Ram {
     pub(super) fn at(&self, address: u64) -> *mut u8 {
         (self.memory.address() as u64 + address) as *mut u8
     }
+}
+
+/// A number in 0..1 for each frame, by the seed: SplitMix64's of that place (Steele, Lea and Flood, OOPSLA 2014).
+fn part(seed: u64, number: u64) -> f64 {
+    let place = seed.wrapping_add(number.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mixed = (place ^ place >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((mixed ^ mixed >> 31) >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -304,10 +304,23 @@ fn a_row_that_is_not_there_is_refused_with_the_largest_that_is() {
     let row = Want { row: Some(Row::ASKED), ..COHERENT };
     let refusal = physical.map(1, memory.address() as u64, (longest + 1) * PAGE, EVERYWHERE, &row).unwrap_err();
     let (count, bytes) = (longest + 1, longest * PAGE);
-    let expected = format!("take {count} free pages of physical memory in a row, and the largest run in reach has {longest} pages, {bytes} bytes");
+    let expected = format!("need {count} free pages of physical memory in a row, and the largest run in reach has {longest} pages ({bytes} bytes)");
     assert!(refusal.contains(&expected) && refusal.contains("leave contiguous: out"), "{refusal}");
     assert!(physical.is_empty());
     assert_eq!(map(&mut physical, 2, &memory, 0..longest, &row).len(), 1);
     let low = Want { row: Some(Row::DESCRIPTORS), ..COHERENT };
     assert_eq!(map(&mut physical, 3, &memory, longest..longest + 15, &low), [(PAGE, 15 * PAGE)]);
+}
+
+#[test]
+fn others_occupy_the_part_that_was_asked_for_here_and_there() {
+    for (fragmentation, low, high) in [(0.0, 0, 0), (0.25, 2900, 3250), (0.9, 10_900, 11_200), (1.0, 12_288, 12_288)] {
+        let physical = Physical::new(7, Some(Ram::new(64 << 20, fragmentation, 7).unwrap()));
+        let spare: Vec<bool> = (4096..16_384).map(|number| physical.is_free(number)).collect();
+        let occupied = spare.iter().filter(|spare| !**spare).count();
+        assert!((low..=high).contains(&occupied), "{fragmentation}: {occupied}");
+        assert!((1..4096).all(|number| physical.is_free(number)), "the zone is kept free");
+        let longest = spare.split(|spare| !spare).map(<[bool]>::len).max().unwrap();
+        assert!(fragmentation != 0.25 || (15..80).contains(&longest), "{longest} in a row");
+    }
 }
