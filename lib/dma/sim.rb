@@ -65,8 +65,8 @@ module DMA
       # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
       # @param cpus [Integer] CPUs that handle interrupts
       # @param ram [Integer, nil] bytes of physical memory, without an IOMMU. Pages are drawn from it whatever a device
-      #   reaches, and bounced where that is too little; what nobody has mapped is memory of the machine's own, which any
-      #   device may read and write. nil: pages lie where their device reaches them, and elsewhere is nothing
+      #   reaches, and bounced where that is too little; what nobody has mapped is memory of the machine's own, which
+      #   any device may read and write. nil: pages lie where their device reaches them, and elsewhere is nothing
       # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
       #   `ram:` it has 64 MiB then
       # @return [Sim]

@@ -20,7 +20,7 @@ pub(super) struct Physical {
     frames: HashMap<u64, Frame>,
     numbers: HashMap<u64, u64>,
     /// Memory of a fixed size; none: as much as devices reach, and nothing where no mapping is.
-    ram: Option<Ram>,
+    ram: Option<Box<Ram>>,
 }
 
 /// The host address of the page, and the bytes of it that are mapped.
@@ -49,12 +49,13 @@ impl Physical {
     }
 
     pub(super) fn new(seed: u64, ram: Option<Ram>) -> Physical {
+        let ram = ram.map(Box::new);
         Physical { random: Rng::with_seed(seed), frames: HashMap::new(), numbers: HashMap::new(), ram }
     }
 
     /// Memory of a fixed size, if it has one.
     pub(super) fn ram(&self) -> Option<&Ram> {
-        self.ram.as_ref()
+        self.ram.as_deref()
     }
 
     /// Whether all pages of `len` bytes at `host` have a frame below number `limit`.
