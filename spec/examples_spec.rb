@@ -9,8 +9,8 @@ RSpec.describe "The examples" do
 
   root = File.expand_path("..", __dir__)
   directory = File.join(root, "examples")
-  # edu_driver.rb runs where there is such a device: spec/guest/edu_spec.rb.
-  names = Dir.children(directory) - ["README.md", "sample.rb", "edu_driver.rb"]
+  # edu_driver.rb runs where there is such a device: spec/guest/edu_spec.rb; bugs have spec/bugs_spec.rb.
+  names = Dir.children(directory) - ["README.md", "sample.rb", "edu_driver.rb", "bare_metal.rb", "bugs"]
 
   # How to start an example. What is in C is compiled first, as it says at its head.
   define_method(:program) do |name|

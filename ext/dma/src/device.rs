@@ -22,6 +22,7 @@ use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
 use crate::event::GRACE;
 use crate::gvl;
+use crate::iommu;
 use crate::mapping::Mapped;
 use crate::pci;
 use crate::pio;
@@ -216,6 +217,13 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
     hash.aset(symbol("engine"), symbol(core.engine().name()))?;
     let operations: RArray = ruby.ary_from_iter(operations.into_iter().map(symbol));
     hash.aset(symbol("operations"), operations)?;
+    let coherent = match core.kind() {
+        Kind::Sim(device) => Some(device.machine().options().memory.coherent),
+        Kind::File(_) => Some(true),
+        // Other platforms have both kinds.
+        Kind::Pci(_) => cfg!(any(target_arch = "x86", target_arch = "x86_64")).then_some(true),
+    };
+    hash.aset(symbol("coherent"), coherent)?;
     hash.aset(symbol("channels"), core.channel_count())?;
     hash.aset(symbol("capacity"), core.depth())?;
     hash.aset(symbol("alignment"), limits.granule)?;
@@ -277,6 +285,9 @@ fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         hash.aset(ruby.to_symbol("iommu_faults"), count)?;
         hash.aset(ruby.to_symbol("faults"), faults)?;
         hash.aset(ruby.to_symbol("mappings"), device.mappings())?;
+        if let Some(stats) = device.iommu_stats() {
+            hash.aset(ruby.to_symbol("iommu"), iommu::stats(ruby, stats)?)?;
+        }
         hash.aset(ruby.to_symbol("cycles"), device.machine().cycles())?;
         if let Some(Costs { port_reads, port_writes, programmings, terminal_counts }) = device.costs() {
             hash.aset(ruby.to_symbol("port_reads"), port_reads)?;

@@ -8,14 +8,17 @@ use dma_core::engine::sim::{
     Arbitration, Clock, Coalesce, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine,
     MachineOptions, MemoryOptions, Mode, Timing, Trigger,
 };
+use dma_core::memory::processor::{read_barrier, write_barrier, CacheStats, Operation};
+use dma_core::memory::Region;
 use magnus::{
     function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, Symbol, TypedData, Value,
 };
 
-use crate::buffer::{choice, with_memory};
+use crate::buffer::{choice, with_memory, Buffer, Size};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
 use crate::gvl;
+use crate::iommu;
 use crate::trace::Trace;
 
 #[derive(TypedData)]
@@ -179,13 +182,24 @@ fn native_device(
         usize,
         u32,
     ),
-    (isa, truncates): (bool, bool),
+    (isa, truncates, max_length): (bool, bool, Option<u64>),
     modes: RArray,
     policies: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let options =
-        DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, truncates, isa };
+    let max_length = max_length.unwrap_or(u64::MAX);
+    let options = DeviceOptions {
+        memory,
+        channels,
+        ring_size,
+        alignment,
+        address_bits,
+        max_length,
+        max_segments,
+        prefetch,
+        truncates,
+        isa,
+    };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let policies = policies.into_iter().map(|policy| coalesce_from(ruby, policy)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
@@ -230,6 +244,8 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("interrupts"), stats.interrupts)?;
     hash.aset(ruby.to_symbol("interrupt_cycles"), stats.interrupt_cycles)?;
     hash.aset(ruby.to_symbol("cpu_operations"), stats.operations)?;
+    hash.aset(ruby.to_symbol("cache"), cache_stats(ruby, this)?)?;
+    iommu::add_to(ruby, hash, &stats)?;
     let masters = ruby.ary_new();
     for ((device, channel), stats) in stats.masters {
         let master = ruby.hash_new();
@@ -243,6 +259,50 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     }
     hash.aset(ruby.to_symbol("masters"), masters)?;
     Ok(hash)
+}
+
+/// What the CPU's cache did; nil where there is no model of it.
+fn cache_stats(ruby: &Ruby, this: &Sim) -> Result<Option<RHash>, Error> {
+    let Some(stats) = this.machine.processor().and_then(|processor| processor.stats()) else { return Ok(None) };
+    let CacheStats { hits, misses, dma_misses, miss_cycles, evictions, write_backs, uncached } = stats;
+    let hash = ruby.hash_new();
+    hash.aset(ruby.to_symbol("hits"), hits)?;
+    hash.aset(ruby.to_symbol("misses"), misses)?;
+    hash.aset(ruby.to_symbol("dma_misses"), dma_misses)?;
+    hash.aset(ruby.to_symbol("miss_cycles"), miss_cycles)?;
+    hash.aset(ruby.to_symbol("evictions"), evictions)?;
+    hash.aset(ruby.to_symbol("write_backs"), write_backs)?;
+    hash.aset(ruby.to_symbol("uncached"), uncached)?;
+    Ok(Some(hash))
+}
+
+/// Where a range of a buffer is.
+fn range(ruby: &Ruby, buffer: &Buffer, Size(offset): Size, Size(len): Size) -> Result<(Arc<Region>, usize), Error> {
+    let (region, at) = buffer.locate(offset, len).or_raise(ruby)?;
+    let address = region.address() + at;
+    Ok((region, address))
+}
+
+/// Has the cache do something to all lines of a range.
+fn native_cache(ruby: &Ruby, this: &Sim, operation: Symbol, buffer: &Buffer, at: Size, len: Size) -> Result<(), Error> {
+    let (_region, address) = range(ruby, buffer, at, len)?;
+    let operation = match choice(operation.as_value()).as_str() {
+        "flush" => Operation::Flush,
+        "invalidate" => Operation::Invalidate,
+        "write_back" => Operation::WriteBack,
+        _ => Operation::Clean,
+    };
+    if let Some(processor) = this.machine(ruby)?.processor() {
+        processor.operate(operation, address, len.0);
+    }
+    Ok(())
+}
+
+/// Address, validity and dirtiness of each line of a range.
+fn native_lines(ruby: &Ruby, this: &Sim, buffer: &Buffer, at: Size, len: Size) -> Result<RArray, Error> {
+    let (_region, address) = range(ruby, buffer, at, len)?;
+    let lines = this.machine(ruby)?.lines(address, len.0);
+    Ok(ruby.ary_from_iter(lines))
 }
 
 fn time(ruby: &Ruby, this: &Sim) -> Result<f64, Error> {
@@ -312,6 +372,15 @@ fn native_migrate(ruby: &Ruby, this: &Sim, most: Option<usize>) -> Result<usize,
     Ok(this.machine(ruby)?.migrate(most.unwrap_or(usize::MAX)))
 }
 
+fn faults(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
+    iommu::faults(ruby, this.machine(ruby)?)
+}
+
+fn native_flush_iotlb(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
+    this.machine(ruby)?.flush_iotlb();
+    Ok(())
+}
+
 /// The preset that its bus is, if it is one.
 fn bus_name(ruby: &Ruby, this: &Sim) -> Option<Symbol> {
     this.machine.options().timing.name().map(|name| ruby.to_symbol(name))
@@ -337,6 +406,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
         .define_method("cycles", method!(|ruby: &Ruby, this: &Sim| Ok::<_, Error>(this.machine(ruby)?.cycles()), 0))?;
     class.define_method("time", method!(time, 0))?;
     class.define_method("stats", method!(stats, 0))?;
+    class.define_method("faults", method!(faults, 0))?;
+    class.define_private_method("native_flush_iotlb", method!(native_flush_iotlb, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_private_method("native_bus_name", method!(bus_name, 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
@@ -346,6 +417,11 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;
     class.define_private_method("native_migrate", method!(native_migrate, 1))?;
     class.define_private_method("native_start_trace", method!(native_start_trace, 0))?;
+    class.define_private_method("native_cache", method!(native_cache, 4))?;
+    class.define_private_method("native_lines", method!(native_lines, 3))?;
+    let barriers = dma.singleton_class()?;
+    barriers.define_private_method("native_write_barrier", function!(write_barrier, 0))?;
+    barriers.define_private_method("native_read_barrier", function!(read_barrier, 0))?;
     class.define_private_method("native_take_trace", method!(native_take_trace, 0))?;
     Ok(())
 }

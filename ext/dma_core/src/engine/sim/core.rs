@@ -3,19 +3,24 @@
 mod passing;
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
 
 use super::arbiter::{Arbiter, Grant, MasterStats};
 use super::controller::Bus;
 use super::cpu::{Block, Cpu, Mode};
+use super::fault_log::FaultLog;
 use super::faults::Faults;
-use super::handler::Handlers;
+use super::handler::Cpus;
 use super::memory::Memory;
 use super::options::MachineOptions;
+use super::remapping::Remapping;
 use super::requester::Requester;
 use super::timers::Timers;
 use super::timing::Timing;
 use super::trace::{Master, Record, Run};
 use super::worker::Step;
+use crate::memory::processor::Processor;
 
 /// The machine's state, under its lock.
 #[derive(Debug)]
@@ -28,6 +33,8 @@ pub(super) struct Core {
     /// Each part has costs of its own: it is a transaction, or takes whole cycles of a memory that is slower than the bus.
     pub cuts_count: bool,
     pub now: u64,
+    /// Shows it to others, before each transaction.
+    pub clock: Arc<AtomicU64>,
     pub options: MachineOptions,
     pub seats: Vec<Seat>,
     /// One that all share, or a link for each device.
@@ -41,10 +48,14 @@ pub(super) struct Core {
     pub operations: u64,
     pub faults: Faults,
     pub timers: Timers,
-    pub handlers: Handlers,
+    pub handlers: Cpus,
+    pub remapping: Remapping,
+    pub log: FaultLog,
     pub trace: Option<Record>,
     pub devices: u32,
     pub stopped: bool,
+    /// Told what time it is.
+    pub processor: Option<Arc<Processor>>,
 }
 
 /// A channel, or the controllers of several, and where it asks for the bus.
@@ -100,7 +111,10 @@ pub(super) struct Current {
 
 impl Core {
     /// Takes a device's channels in.
-    pub(super) fn add(&mut self, controllers: Vec<Requester>) {
+    pub(super) fn add(&mut self, mut controllers: Vec<Requester>) {
+        for controller in &mut controllers {
+            controller.enter(&mut self.remapping);
+        }
         if self.options.timing.links {
             self.buses.push(Arbiter::default());
         }
@@ -110,7 +124,7 @@ impl Core {
 
     /// Takes a device's channels away, and the link that it had.
     pub(super) fn remove(&mut self, device: u32) {
-        let Core { seats, buses, options, operations, handlers, .. } = self;
+        let Core { seats, buses, options, operations, handlers, remapping, .. } = self;
         let kept = |seat: &Seat| seat.controller.master().0 != device;
         for bus in buses.iter_mut() {
             // Whose transaction is on the bus goes on, wherever it is in the list then.
@@ -124,6 +138,7 @@ impl Core {
         *operations += seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.operations()).sum::<u64>();
         seats.retain(kept);
         handlers.forget(device);
+        remapping.leave(device);
         if let Some(link) = link {
             buses.remove(link);
             seats.iter_mut().filter(|seat| seat.bus > link).for_each(|seat| seat.bus -= 1);
@@ -160,9 +175,11 @@ impl Core {
 
     /// Its channels, the buses, and what a channel needs where it has no bus: for what software or a timer has it do now.
     fn parts(&mut self) -> (&mut [Seat], &mut [Arbiter], Bus<'_>) {
-        let Core { now, seats, buses, faults, trace, timers, handlers, options, .. } = self;
+        let Core { now, clock, seats, buses, faults, trace, timers, handlers, remapping, log, options, .. } = self;
         let (now, timing) = (*now, &options.timing);
-        (seats, buses, Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers })
+        clock.store(now, Relaxed);
+        let (len, asked, begin, waits) = (0, now, now, 0);
+        (seats, buses, Bus { now, len, asked, begin, waits, faults, trace, timing, timers, handlers, remapping, log })
     }
 
     /// How each master has fared so far; who waits for a bus has done so until now.
@@ -218,6 +235,7 @@ impl Core {
         let end = next.map(|(end, _)| end).or(alarm);
         if end.is_none_or(|end| until.is_some_and(|until| end > until)) {
             self.now = until.unwrap_or(self.now).max(self.now);
+            self.tell_time();
             return false;
         }
         match (next.and_then(|(_, bus)| self.buses[bus].current.take()), alarm) {
@@ -226,6 +244,11 @@ impl Core {
             (None, None) => {}
         }
         true
+    }
+
+    /// Tells the CPU's model what time it is.
+    pub(super) fn tell_time(&self) {
+        self.processor.iter().for_each(|processor| processor.set_now(self.now));
     }
 
     /// When the transaction ends that ends first.
@@ -339,6 +362,7 @@ impl Core {
     fn end(&mut self, current: Current) {
         let Current { index, len, asked, begin, end, waits, mode, block, .. } = current;
         self.now = end;
+        self.tell_time();
         let seat = &mut self.seats[index];
         let shared = !self.options.timing.links;
         // Without a CPU to give it to, it keeps the bus until the block is done in every mode.

@@ -14,7 +14,9 @@ use super::port::Common;
 use super::space::{Placed, Row, Slot, Want};
 use crate::engine::{Engine, Mapping, Stats, Terms};
 use crate::error::{Error, Result};
+use crate::memory::processor::{Attachment, Processor};
 use crate::memory::{Region, Span};
+use crate::sync::{lock, Mutex};
 use crate::sys;
 use crate::transfer::Access;
 
@@ -26,6 +28,9 @@ struct Mapped {
     segments: Vec<(u64, u64)>,
     bounced: Option<Bounced>,
     generation: u32,
+    /// The CPU that the memory is to go through, if it is asked to.
+    processor: Option<(Arc<Processor>, Span, Access)>,
+    attachment: Mutex<Option<Attachment>>,
 }
 
 /// What of it the device finds elsewhere.
@@ -68,60 +73,87 @@ impl Device {
     fn map_as(&self, span: Span, access: Access, want: Want) -> Result<Arc<dyn Mapping>> {
         self.machine().check()?;
         let (bits, addresses) = (self.options().address_bits, &self.common().addresses);
-        let whole = span.part(0, span.len());
+        let again = || span.part(0, span.len());
+        let (for_cpu, for_slots) = (self.machine().processor().map(|_| again()), addresses.own().map(|_| again()));
         let Placed { id, pieces, slots } = addresses.map_as(span, access, bits, want)?;
-        let bounced = addresses.own().filter(|_| !slots.is_empty()).map(|own| {
-            let bounced = Bounced { span: whole, access, slots, own: Arc::clone(own), stats: self.stats() };
-            bounced.copy(addresses, 0, u64::MAX, true);
+        let bounced = addresses.own().zip(for_slots).filter(|_| !slots.is_empty()).map(|(own, span)| {
+            let bounced = Bounced { span, access, slots, own: Arc::clone(own), stats: self.stats() };
+            bounced.slots.iter().for_each(|slot| bounced.copy(addresses, slot, (slot.skip, slot.len), true));
             bounced
         });
-        Ok(self.mapped(id, pieces, bounced))
+        Ok(self.mapped(id, pieces, bounced, for_cpu, access))
     }
 
     /// Maps what is mapped already, in reach of so many address bits.
     pub(super) fn map_again(&self, span: &Span, access: Access, bits: u32) -> Option<Arc<dyn Mapping>> {
         let (id, segments) = self.common().addresses.map_again(span, access, bits)?;
-        Some(self.mapped(id, segments, None))
+        let for_cpu = self.machine().processor().map(|_| span.part(0, span.len()));
+        Some(self.mapped(id, segments, None, for_cpu, access))
     }
 
-    fn mapped(&self, id: u64, segments: Vec<(u64, u64)>, bounced: Option<Bounced>) -> Arc<dyn Mapping> {
-        Arc::new(Mapped {
-            common: Arc::clone(self.common()),
-            id,
-            segments,
-            bounced,
-            generation: sys::fork_generation(),
-        })
+    fn mapped(
+        &self,
+        id: u64,
+        segments: Vec<(u64, u64)>,
+        bounced: Option<Bounced>,
+        for_cpu: Option<Span>,
+        access: Access,
+    ) -> Arc<dyn Mapping> {
+        let (common, generation) = (Arc::clone(self.common()), sys::fork_generation());
+        let processor =
+            self.machine().processor().zip(for_cpu).map(|(processor, span)| (Arc::clone(processor), span, access));
+        Arc::new(Mapped { common, id, segments, bounced, generation, processor, attachment: Mutex::default() })
     }
 }
 
 impl Bounced {
-    /// Hands bytes of the mapping over to the device, or takes them over from it, as far as it was to read or to write them.
-    fn sync(&self, addresses: &Addresses, skip: u64, len: u64, for_device: bool) {
+    /// The bytes from `low` to before `high` of the mapping in parts: where each begins, its length, and the slot that it is in.
+    fn parts(&self, low: u64, high: u64) -> Vec<(u64, u64, Option<&Slot>)> {
+        let mut parts = Vec::new();
+        let mut at = low;
+        for slot in &self.slots {
+            let (from, to) = (slot.skip.max(at), (slot.skip + slot.len).min(high));
+            if from < to {
+                parts.push((at, from - at, None));
+                parts.push((from, to - from, Some(slot)));
+                at = to;
+            }
+        }
+        parts.push((at, high - at, None));
+        parts.retain(|(_, len, _)| *len > 0);
+        parts
+    }
+
+    /// Hands `len` bytes from `skip` on over to the device, or takes them over from it, as far as it was to read or to write them.
+    fn sync(&self, addresses: &Addresses, slot: &Slot, part: (u64, u64), for_device: bool) {
         let moves = if for_device { Access::Read } else { Access::Write };
         if self.access.allows(moves) {
-            self.copy(addresses, skip, len, for_device);
+            self.copy(addresses, slot, part, for_device);
         }
     }
 
-    /// Copies up to `len` bytes of the mapping, from `skip` on, to the slots or back.
-    fn copy(&self, addresses: &Addresses, skip: u64, len: u64, to_slots: bool) {
-        for slot in &self.slots {
-            let (low, high) = (slot.skip.max(skip), (slot.skip + slot.len).min(skip.saturating_add(len)));
-            let Some(bytes) = high.checked_sub(low).filter(|bytes| *bytes > 0) else { continue };
-            let (region, own) = (self.span.region(), self.own.address() as u64);
-            let offset = self.span.address() as usize - region.address() + low as usize;
-            let place = (own + slot.address + (low - slot.skip)) as *mut u8;
-            // SAFETY: the slot is this mapping's, of the machine's own memory.
-            let copied = unsafe {
-                match to_slots {
-                    true => region.read(offset, place, bytes as usize),
-                    false => region.write(offset, place, bytes as usize),
-                }
-            };
-            debug_assert!(copied.is_ok(), "a mapping's bytes are its region's");
-            self.stats.bounced_bytes.fetch_add(bytes, Relaxed);
-            addresses.copied(bytes);
+    /// Copies `len` bytes from `skip` on to their slot, or back: as the CPU sees them, which it is that copies.
+    fn copy(&self, addresses: &Addresses, slot: &Slot, (skip, len): (u64, u64), to_slot: bool) {
+        let (region, own) = (self.span.region(), self.own.address() as u64);
+        let offset = self.span.address() as usize - region.address() + skip as usize;
+        let place = (own + slot.address + (skip - slot.skip)) as *mut u8;
+        // SAFETY: the slot is this mapping's, of the machine's own memory.
+        let copied = unsafe {
+            match to_slot {
+                true => region.read(offset, place, len as usize),
+                false => region.write(offset, place, len as usize),
+            }
+        };
+        debug_assert!(copied.is_ok(), "a mapping's bytes are its region's");
+        self.stats.bounced_bytes.fetch_add(len, Relaxed);
+        addresses.copied(len);
+    }
+}
+
+impl Mapped {
+    fn sync_cache(&self, offset: u64, len: u64, for_device: bool) {
+        if let Some(attachment) = &*lock(&self.attachment) {
+            attachment.sync(offset as usize, len as usize, for_device);
         }
     }
 }
@@ -131,9 +163,22 @@ impl Mapping for Mapped {
         &self.segments
     }
 
+    fn attach(&self, coherent: bool) -> Result<()> {
+        if let Some((processor, span, access)) = &self.processor {
+            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
+        }
+        Ok(())
+    }
+
     fn sync(&self, offset: usize, len: usize, for_device: bool) {
-        if let Some(bounced) = &self.bounced {
-            bounced.sync(&self.common.addresses, offset as u64, len as u64, for_device);
+        let (low, len) = (offset as u64, len as u64);
+        let Some(bounced) = &self.bounced else { return self.sync_cache(low, len, for_device) };
+        // What is bounced stays the CPU's own, and in its cache.
+        for (skip, len, slot) in bounced.parts(low, low + len) {
+            match slot {
+                Some(slot) => bounced.sync(&self.common.addresses, slot, (skip, len), for_device),
+                None => self.sync_cache(skip, len, for_device),
+            }
         }
     }
 }
@@ -144,7 +189,12 @@ impl Drop for Mapped {
         if self.generation != sys::fork_generation() {
             return;
         }
-        self.sync(0, usize::MAX, false);
+        if let Some(bounced) = &self.bounced {
+            // Its cache is done with the mapping before the CPU copies.
+            drop(lock(&self.attachment).take());
+            let addresses = &self.common.addresses;
+            bounced.slots.iter().for_each(|slot| bounced.sync(addresses, slot, (slot.skip, slot.len), false));
+        }
         // Waits for a burst that is using it.
         self.common.addresses.unmap(self.id);
     }

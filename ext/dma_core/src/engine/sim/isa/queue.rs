@@ -74,11 +74,14 @@ impl Queue for IsaQueue {
                 ))
             }
         };
-        // The addresses of a mapping are what its device was told, whatever has become of them.
+        // The addresses of a mapping are what its device was told, whatever has become of them; and it is its program's to sync.
         let (told, mapping) = match span.segments() {
             Some(segments) => (Some(segments), None),
             None => (None, self.device.map_direct(span, access)),
         };
+        if let Some(Err(error)) = mapping.as_ref().map(|mapping| mapping.attach(true)) {
+            return Err(Rejected::Failed(op, error));
+        }
         let direct = told.or_else(|| mapping.as_ref().map(|mapping| mapping.segments().to_vec()));
         let (channel, job) = (self.channel(), Job::new(tag, op, manner, direct, mapping));
         self.device.with_isa(|isa, _| isa.push(channel, job));
@@ -86,6 +89,7 @@ impl Queue for IsaQueue {
     }
 
     fn kick(&mut self) {
+        self.device.machine().barrier();
         let channel = self.channel();
         self.device.with_isa(|isa, bus| isa.begin(channel, bus));
         self.device.machine().wake();
@@ -94,6 +98,7 @@ impl Queue for IsaQueue {
     fn reap(&mut self, out: &mut Vec<Completion>) {
         let channel = self.channel();
         let ended = self.device.with_isa(|isa, _| isa.take_ended(channel));
+        self.device.machine().barrier();
         for Ended { job, status } in ended {
             let (tag, bytes) = (job.tag, job.done as usize);
             self.device.stats().count(Path::Direct, bytes);

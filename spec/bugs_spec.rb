@@ -1,0 +1,54 @@
+# frozen_string_literal: true
+
+# The programs in examples/bugs: each shows a bug, with wrong bytes that are the same every time, and its cure.
+RSpec.describe "The programs of bugs" do
+  root = File.expand_path("..", __dir__)
+  paths = Dir.glob(File.join(root, "examples/bugs/*.rb")).to_h { |path| [File.basename(path, ".rb"), path] }
+  paths.each_value { |path| require path }
+
+  # Memory of 128 KiB with bytes at some offsets, and dots everywhere else.
+  memory = lambda do |parts|
+    parts.each_with_object("." * (128 << 10)) { |(offset, text), bytes| bytes[offset, text.size] = text }
+  end
+
+  # What the bug ends with, what the cure ends with, and the words about each that the program prints.
+  endings = {
+    "ActiveDescriptor" => ["hi, PIN is 123......", "good morning, hi....", "hi, PIN is 123...", "good morning, hi...."],
+    "CompletionRace" => [%w[one one six], %w[one two six], "one, one, six", "one, two, six"],
+    "CompletionStatus" => ["pay Eve", "pay Bob", '"pay Eve"', '"pay Bob"'],
+    "FreedTooEarly" => ["packet 1", "Dear Ada", '"packet 1"', '"Dear Ada"'],
+    "IommuViolation" => [["......", [{ address: 0x1000, access: :write }]], ["packet", []], '"......"', '"packet"'],
+    "LeakedDescriptor" => ["......", "...DEF", '"......"', '"...DEF"'],
+    "Limit16m" => [["-----", "SOUNDAda,", 0x117_0000], ["SOUND", "Dear Ada,", 0x117_0000], '"SOUNDAda,"', '"SOUND"'],
+    "LostInterrupt" => [[%w[one six], "onetwosix"], [%w[one two six], "onetwosix"], "one, six", "one, two, six"],
+    "PageWrap" => [memory[{ 65_532 => "ABCD", 0 => "EFGH" }], memory[{ 65_532 => "ABCDEFGH" }],
+                   "ABCD.... lies there, and EFGH at 0", "ABCDEFGH lies at 65532, and .... at 0"],
+    "PointerNotAdvanced" => [%w[one one one], %w[one two six], "one, one, one", "one, two, six"],
+    "RingOverrun" => ["....E", "ABCDE", '"....E"', '"ABCDE"'],
+    "Starvation" => [[".....", 1000], ["music", 32], "for 1000 of them", '"music"']
+  }
+
+  files = endings.keys.to_h { |name| [name, name.gsub(/(?<=[a-z])(?=[A-Z\d])/, "_").downcase] }
+
+  endings.each do |name, (wrong, right, *told)|
+    it "#{name}: the wrong bytes, the same every time, and the right ones" do
+      program = Bugs.const_get(name)
+      expect([program.bug, program.cure]).to eq [wrong, right]
+      expect([program.cure, program.bug]).to eq [right, wrong]
+    end
+
+    it "#{name}: tells it in three lines" do
+      output, status = Open3.capture2e(RbConfig.ruby, "-w", "-I", File.join(root, "lib"), paths.fetch(files[name]))
+      expect([status, output]).to match([be_success, /\ABug:  .+\nWhy:  .+\nCure: .+\n\z/])
+      expect(output.lines.values_at(0, 2)).to match(told.map { |words| include(words) })
+      expect(output.lines.map(&:size)).to all(be <= 121)
+    end
+  end
+
+  it "are all here, and each has a row in the list of the examples" do
+    expect(files.values).to match_array(paths.keys)
+    list = File.read(File.join(root, "examples/README.md"))
+    rows = list.scan(%r{^\| [^|]+ \| \[(\w+)\.rb\]\(bugs/\1\.rb\) \| [^|]+ \| [^|]+ \|$})
+    expect(rows.flatten).to match_array(paths.keys)
+  end
+end
