@@ -233,6 +233,23 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       expect(device.map(DMA::Buffer.new(100 << 10), type: :streaming).size).to eq 100 << 10
     end
 
+    it "copies what the CPU sees, and leaves that in a cache which does not follow devices" do
+      sim = machine(coherent: false)
+      near, far = [48, 24].map { |bits| sim.device(memory: 1 << 20, address_bits: bits) }
+      cached = near.map(memory, type: :streaming)
+      memory.set_string("dirty", 100)
+      mapping = far.map(memory, type: :streaming)
+      expect(peek(far, mapping.address + 95, 15)).to eq "#{data[95, 5]}dirty#{data[105, 5]}"
+      poke(far, mapping.address + 200, "written")
+      mapping.sync_for_cpu(200, 7)
+      mapping.sync_for_cpu(210, 1)
+      expect(memory.get_string(190, 30)).to eq "#{data[190, 10]}written#{data[207, 13]}"
+      mapping.unmap
+      expect(memory.get_string(90, 120)).to eq "#{data[90, 10]}dirty#{data[105, 95]}written#{data[207, 3]}"
+      cached.sync_for_device
+      expect(peek(near, cached.address + 100, 5)).to eq "dirty"
+    end
+
     it "with 8237s bounces as ever, and maps in one piece below 16 MiB" do
       card = sim.device(controller: :isa)
       card.write_dma(data, at: 5).wait

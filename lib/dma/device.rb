@@ -232,8 +232,8 @@ module DMA
     # @yieldparam mapping [Mapping] which ends with the block
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK
-    # @raise [SystemCallError] where no addresses are left, or no memory: Errno::ENOMEM where no pages lie in a row, with
-    #   the largest run that does, Errno::ENOSPC where the device reaches nothing that is left, or no bounce buffer is
+    # @raise [SystemCallError] where no addresses are left, or no memory: Errno::ENOMEM where no pages lie in a row,
+    #   with the largest run that does; Errno::ENOSPC where nothing in reach is left, or no bounce buffer
     # @raise [ArgumentError] for `pin: false` where memory is always pinned
     # @raise [BusyError] where another simulated machine has the memory in its cache
     def map(memory, size = nil, type: :coherent, direction: :bidirectional, contiguous: false, pin: true,
