@@ -83,11 +83,10 @@ impl Model {
         for size in [PAGE, LARGE] {
             let set = self.set(address, size);
             let start = address / size * size;
-            let found =
-                set.iter().position(|page| (page.start, page.size) == (start, size) && page.run.contains(address));
+            let found = set.iter().position(|page| (page.start, page.size) == (start, size));
             if let Some(page) = found.and_then(|index| set.remove(index)) {
                 set.push_back(page);
-                return Some((page.run, page.start + page.size));
+                return page.run.contains(address).then_some((page.run, start + size));
             }
         }
         self.stats.misses += 1;

@@ -4,79 +4,83 @@
 //! was not used for longest. A page of 2 MiB takes one entry. Nothing that is not mapped is kept.
 
 use super::PAGE;
-use crate::transfer::Access;
 
 const SETS: usize = 16;
 const WAYS: usize = 4;
 /// Log 2 of the page sizes that there are.
 const SIZES: [u32; 2] = [PAGE.ilog2(), 21];
 
-/// A page as far as it is mapped: bus addresses `bus..end` are memory from `host` on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub bus: u64,
-    pub end: u64,
-    pub host: u64,
-    /// The mapping that it belongs to.
-    pub id: u64,
-    pub access: Access,
+/// A page, and the mapping that it belongs to.
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// Its number and size; 0: there is none.
+    tag: u64,
+    id: u64,
 }
 
-const EMPTY: Entry = Entry { bus: 0, end: 0, host: 0, id: 0, access: Access::Both };
+const FREE: Entry = Entry { tag: 0, id: 0 };
 
-/// See the [module](self). In a set the page comes first that was used last.
+/// The page comes first that was used last. In one line of the cache, for copying drives all else out of it.
+#[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
+struct Set([Entry; WAYS]);
+
+/// See the [module](self).
 #[derive(Debug)]
 pub(super) struct Iotlb {
-    sets: Box<[[Entry; WAYS]; SETS]>,
+    sets: Box<[Set; SETS]>,
     /// Whether there may be large pages.
     has_large: bool,
 }
 
 impl Default for Iotlb {
     fn default() -> Iotlb {
-        Iotlb { sets: Box::new([[EMPTY; WAYS]; SETS]), has_large: false }
+        Iotlb { sets: Box::new([Set([FREE; WAYS]); SETS]), has_large: false }
     }
 }
 
-impl Entry {
-    fn contains(&self, address: u64) -> bool {
-        (self.bus..self.end).contains(&address)
+impl Set {
+    /// Puts an entry in front of those before `way`, whose place becomes free by that.
+    fn push(&mut self, way: usize, entry: Entry) {
+        self.0.copy_within(..way, 1);
+        self.0[0] = entry;
     }
 }
 
 impl Iotlb {
-    /// The page that an address is in, which was used last from now on.
-    pub(super) fn find(&mut self, address: u64) -> Option<Entry> {
+    /// Whose page an address is in, which was used last from now on.
+    pub(super) fn find(&mut self, address: u64) -> Option<u64> {
         let sizes = if self.has_large { &SIZES[..] } else { &SIZES[..1] };
         for size in sizes {
-            let set = &mut self.sets[index(address, *size)];
-            if let Some(way) = set.iter().position(|entry| entry.contains(address)) {
-                set[..=way].rotate_right(1);
-                return Some(set[0]);
+            let (set, tag) = (&mut self.sets[index(address, *size)], tag(address, *size));
+            if let Some(way) = set.0.iter().position(|entry| entry.tag == tag) {
+                let entry = set.0[way];
+                set.push(way, entry);
+                return Some(entry.id);
             }
         }
         None
     }
 
-    /// What the page that an address is in allows, if it has it.
-    pub(super) fn access(&self, address: u64) -> Option<Access> {
-        self.sets.iter().flatten().find(|entry| entry.contains(address)).map(|entry| entry.access)
+    /// The same, and nothing changes for having asked.
+    pub(super) fn peek(&self, address: u64) -> Option<u64> {
+        let entries = SIZES.iter().flat_map(|size| self.sets[index(address, *size)].0);
+        let mut there = entries.filter(|entry| SIZES.iter().any(|size| entry.tag == tag(address, *size)));
+        there.next().map(|entry| entry.id)
     }
 
-    /// Takes a page of `size` bytes in.
-    pub(super) fn insert(&mut self, entry: Entry, size: u64) {
+    /// Takes the page of `size` bytes in that an address is in.
+    pub(super) fn insert(&mut self, address: u64, size: u64, id: u64) {
         self.has_large |= size > PAGE;
-        let set = &mut self.sets[index(entry.bus, size.ilog2())];
-        let way = set.iter().position(|entry| entry.end == 0).unwrap_or(WAYS - 1);
-        set[..=way].rotate_right(1);
-        set[0] = entry;
+        let size = size.ilog2();
+        let set = &mut self.sets[index(address, size)];
+        let way = set.0.iter().position(|entry| entry.tag == 0).unwrap_or(WAYS - 1);
+        set.push(way, Entry { tag: tag(address, size), id });
     }
 
     /// Takes the pages of the mapping at addresses `id..end` out.
     pub(super) fn invalidate(&mut self, id: u64, end: u64) {
-        let clear = |set: &mut [Entry; WAYS]| {
-            set.iter_mut().filter(|entry| entry.id == id).for_each(|entry| *entry = EMPTY);
-        };
+        let clear = |set: &mut Set| set.0.iter_mut().filter(|entry| entry.id == id).for_each(|entry| *entry = FREE);
         let (first, last) = (id / PAGE, (end - 1) / PAGE);
         if last - first < SETS as u64 {
             (first..=last).for_each(|page| clear(&mut self.sets[index(page * PAGE, SIZES[0])]));
@@ -87,11 +91,15 @@ impl Iotlb {
 
     /// Takes all of them out.
     pub(super) fn flush(&mut self) {
-        self.sets.as_flattened_mut().fill(EMPTY);
+        self.sets.fill(Set([FREE; WAYS]));
         self.has_large = false;
     }
 }
 
 fn index(address: u64, size: u32) -> usize {
     (address >> size) as usize % SETS
+}
+
+fn tag(address: u64, size: u32) -> u64 {
+    address >> size << 6 | u64::from(size)
 }
