@@ -115,16 +115,6 @@ impl Run {
         }
     }
 
-    /// The size of the page that an address is in.
-    fn size(&self, address: u64) -> u64 {
-        let (first, last) = self.large();
-        if (first..last).contains(&address) {
-            LARGE
-        } else {
-            PAGE
-        }
-    }
-
     /// How many pages of each size it has.
     fn pages(&self) -> (u64, u64) {
         let (first, last) = self.large();
@@ -272,17 +262,20 @@ impl Iommu {
         if !run.access.allows(access) {
             return None;
         }
-        let behind = |address| (address / run.size(address) + 1) * run.size(address);
-        let mut end = behind(address);
-        while end - address < len && end < run.end() {
-            if self.tlb.find(end).is_some() {
-                self.stats.hits += 1;
-            } else if is_live {
-                self.stats.misses += 1;
-                self.tlb.insert(end, run.size(end), run.bus);
-            } else {
+        let (first, last) = run.large();
+        let size = |address| if (first..last).contains(&address) { LARGE } else { PAGE };
+        let behind = |address| (address / size(address) + 1) * size(address);
+        let (mut end, until) = (behind(address), run.end().min(address.saturating_add(len)));
+        while end < until {
+            let is_there = match is_live {
+                true => self.tlb.find_or_insert(end, size(end), run.bus),
+                false => self.tlb.find(end).is_some(),
+            };
+            if !is_there && !is_live {
                 break;
             }
+            self.stats.hits += u64::from(is_there);
+            self.stats.misses += u64::from(!is_there);
             end = behind(end);
         }
         Some((run.host + (address - run.bus), end.min(run.end()) - address, run.bus))
@@ -297,7 +290,9 @@ impl Iommu {
         }
         self.stats.misses += 1;
         let run = self.walk(address)?;
-        self.tlb.insert(address, run.size(address), run.bus);
+        let (first, last) = run.large();
+        let size = if (first..last).contains(&address) { LARGE } else { PAGE };
+        self.tlb.find_or_insert(address, size, run.bus);
         Some((run, true))
     }
 
@@ -315,7 +310,7 @@ impl Iommu {
     /// Why an access is not let through.
     pub(super) fn reason(&self, address: u64, access: Access) -> Reason {
         let is_message = MESSAGES.contains(&address);
-        let cached = || Some(self.mappings.get(&self.tlb.peek(address)?)?.run).filter(|run| run.contains(address));
+        let cached = || Some(self.mappings.get(&self.tlb.find(address)?)?.run).filter(|run| run.contains(address));
         let run = self.walk(address).or_else(cached);
         let is_denied = is_message || run.is_some_and(|run| !run.access.allows(access));
         match access {
