@@ -7,6 +7,7 @@ require_relative "dma/buffer"
 require_relative "dma/pool"
 require_relative "dma/file"
 require_relative "dma/sim"
+require_relative "dma/cache"
 require_relative "dma/trace"
 require_relative "dma/device"
 require_relative "dma/channel"
@@ -14,6 +15,7 @@ require_relative "dma/transfer"
 require_relative "dma/mapping"
 require_relative "dma/registers"
 require_relative "dma/ring"
+require_relative "dma/debug"
 
 # Page-aligned memory that hardware and the kernel read and write directly, and ways to move bytes through it.
 module DMA
@@ -86,6 +88,49 @@ module DMA
   # @return [String] absolute path of the loaded extension
   def self.library_path
     $LOADED_FEATURES.find { |path| path.end_with?("/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}") }
+  end
+
+  # What becomes of misuse that the checker finds: false (nobody checks), `:raise`, `:warn` or what is called. With a
+  # block: it is called with each {MisuseError} from now on, and the program goes on.
+  #
+  #   DMA.debug = true
+  #   DMA.debug { |error| puts error.rule, error.message, error.mapped_at }
+  #
+  # The rules are those of the kernel's dma-debug and a few more; docs/debug.md has them, and what each costs. As long
+  # as it was never switched on, nothing of it is there.
+  #
+  # @yieldparam error [MisuseError]
+  # @return [false, :raise, :warn, #call]
+  def self.debug(&block)
+    self.debug = block if block
+    Debug.mode
+  end
+
+  # Switches the checker on or off. What was mapped or submitted while it was off is not looked at.
+  #
+  # @param mode [Boolean, Symbol, #call, nil] true is `:raise`
+  # @raise [ArgumentError] for what is none of these
+  def self.debug=(mode)
+    Debug.mode = mode
+  end
+
+  # What was written before is visible to devices before what is written afterwards: of this process, and of every
+  # simulated machine with `ordering: :weak`. A driver calls it between what it tells a device of, a descriptor or data,
+  # and what it tells it with: the flag that makes a descriptor valid, a doorbell. {Channel}, {Mapping#sync_for_device}
+  # and {Mapping#unmap} do so by themselves; {Registers} do not.
+  #
+  # @return [nil]
+  def self.write_barrier
+    native_write_barrier
+  end
+
+  # What is read afterwards is at least as new as what was read before. A driver calls it between a status that says
+  # that a device is done, and what the device wrote before. {Transfer#wait}, {Transfer#done?}, {Mapping#sync_for_cpu}
+  # and {Mapping#unmap} do so by themselves. See {.write_barrier}.
+  #
+  # @return [nil]
+  def self.read_barrier
+    native_read_barrier
   end
 
   # @return [Integer] `value`, if it is one that counts something, of so many bits

@@ -64,7 +64,7 @@ RSpec.describe "sig/dma.rbs" do
       # The checks are set up where a class ends.
       class DMA::Buffer; end
       class DMA::Pool; end
-      %w[Device Channel Transfer Mapping Registers Ring Sim Trace].each { |name| eval("class DMA::\#{name}; end") }
+      %w[Device Channel Transfer Mapping Registers Ring Sim Cache Trace].each { |name| eval("class DMA::\#{name}; end") }
       class DMA::File
         module Reading; end
         module Text; end
@@ -97,6 +97,9 @@ RSpec.describe "sig/dma.rbs" do
       end
       machine = DMA::Sim.new(clock: :manual, iommu: true, seed: 1)
       device = machine.device(channels: 2)
+      [machine.cache.flush(buffer), machine.cache.invalidate(buffer, 0), machine.cache.write_back(buffer, 0, 64)]
+      [machine.cache.clean(buffer), machine.cache.lines(buffer), machine.cache.inspect, machine.stats]
+      [DMA.write_barrier, DMA.read_barrier]
       [machine.clock, machine.iommu?, machine.seed, machine.cycles, machine.inspect, machine.step(3), machine.step]
       [DMA::Sim.attach("/rbs", clock: :manual), DMA::Device.new("/rbs").close, DMA::Sim.detach("/rbs")]
       [DMA::Device.open(:sim, clock: :manual, &:name), DMA::Device.open(#{path.dump}, direct: :auto) { |file| file.sim }]
@@ -114,6 +117,9 @@ RSpec.describe "sig/dma.rbs" do
       [mapping.handle, mapping.device, mapping.buffer, mapping.size, mapping.type, mapping.direction, mapping.address]
       [mapping.segments, mapping.sync_for_device, mapping.sync_for_cpu(0, 8), mapping.unmap, mapping.unmapped?]
       [mapping.inspect, device.map(buffer, &:inspect), device.reset]
+      mapping = device.map(buffer, type: :consistent, exception: false)
+      [mapping.error?, mapping.error, DMA.debug, device.sync_for_cpu(mapping.address), device.sync_for_device(mapping.address, 8)]
+      device.unmap(mapping.address, buffer.size, direction: :bidirectional)
       configuration = device.configure_transfer(buffer, 0x1000, 64)
       ring = configuration[:descriptor_ring]
       [channel.submit(ring).wait, ring.process_completions { |descriptor| descriptor.status }, ring.mappings, ring.to_a]

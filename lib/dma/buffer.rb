@@ -221,13 +221,17 @@ module DMA
     # @param offset [Integer] in bytes
     # @param length [Integer, nil] bytes; nil: to the end
     # @return [IO::Buffer]
+    # @raise [UnsupportedError] while the buffer is mapped for a simulated machine whose CPU has the bytes in a cache
+    #   or a store buffer: see {Sim.new}. A view that was made before shows what devices see
     def view(offset = 0, length = nil)
       native_view(offset, length)
     end
 
     # @return [FFI::Pointer, Fiddle::Pointer] a pointer to the memory: FFI's where ffi is loaded, for it accepts no
     #   other. The pointer keeps the buffer from the GC, but {#free} does not know of it
+    # @raise [UnsupportedError] where a simulated CPU has the bytes in its cache, as {#view}
     def to_ptr
+      native_check_shown
       if defined?(FFI::Pointer)
         pointer = FFI::Pointer.new(address).slice(0, size)
       else

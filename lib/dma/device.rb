@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative "device/bus_addresses"
+
 module DMA
   # A device that moves bytes between its own memory and ours: a simulated one; a PCI function through VFIO; a file, a
   # block device or a character device, whose device addresses are the offsets in it.
@@ -20,6 +22,8 @@ module DMA
   # the end of the device, or of a packet where it streams. A stream that is read and written at the same address wants
   # two channels: one would keep the order.
   class Device
+    include BusAddresses
+
     class << self
       # Opens a device; with a block, closes it after it and returns its value.
       #
@@ -99,7 +103,9 @@ module DMA
     #   @return [String] what it was opened as
 
     # @!attribute [r] capabilities
-    #   What the device takes, by name: `:engine`, `:size` (bytes of device memory; nil where it does not say),
+    #   What the device takes, by name: `:engine`, `:coherent` (whether CPU and device see what the other wrote
+    #   without {Mapping#sync_for_device}: true of files, and of PCI functions on x86; on other platforms that is not
+    #   known, nil), `:size` (bytes of device memory; nil where it does not say),
     #   `:channels`, `:capacity` (descriptors of a channel), `:alignment` (of device addresses and lengths),
     #   `:memory_alignment`, `:strict` (whether what is not aligned is refused), `:max_length` (bytes of one descriptor;
     #   longer transfers are split), `:max_segments`, `:operations`; of a simulated device `:ring_size`,
@@ -208,20 +214,23 @@ module DMA
       self
     end
 
-    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away. Its pages are locked
-    # meanwhile, or pinned for a PCI function. A transfer of a {Buffer} needs none: it is mapped while the transfer
-    # lasts.
+    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away; a file reaches it by
+    # its own address, and that is it. Its pages are locked meanwhile, or pinned for a PCI function. A transfer of a
+    # {Buffer} needs none: it is mapped while the transfer lasts.
     #
     # @param memory [Buffer, IO::Buffer, Integer, #to_ptr] memory; what is no Buffer is wrapped, see {Buffer.wrap}
     # @param size [Integer, nil] bytes; nil: all that the memory has
     # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
     #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
     # @param direction [:bidirectional, :to_device, :from_device]
+    # @param exception [Boolean] false: memory that cannot be mapped gives a mapping that says so, when it is asked
+    #   ({Mapping#error?}), which is to be done before anything else, as dma_mapping_error of the kernel
     # @yieldparam mapping [Mapping] which ends with the block
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK
-    # @raise [UnsupportedError] for a device that reaches memory by its own address
-    def map(memory, size = nil, type: :coherent, direction: :bidirectional)
+    # @raise [SystemCallError] where no addresses are left, or no memory
+    # @raise [BusyError] where another simulated machine has the memory in its cache
+    def map(memory, size = nil, type: :coherent, direction: :bidirectional, exception: true)
       unless %i[coherent streaming consistent].include?(type)
         raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
       end
@@ -229,13 +238,13 @@ module DMA
         raise ArgumentError, "a consistent mapping is for both directions; one direction is type: :streaming"
       end
 
-      mapping = native_map(Buffer.wrap(memory, size), type, direction)
+      mapping = map_buffer(Buffer.wrap(memory, size), type, direction, exception)
       return mapping unless block_given?
 
       begin
         yield mapping
       ensure
-        mapping.unmap
+        mapping.unmap unless mapping.unmapped?
       end
     end
 
@@ -249,6 +258,10 @@ module DMA
     #   memory, address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`,
     #   `:coherent`)
     def configure_transfer(source, destination, length)
+      if capabilities.key?(:direct)
+        raise UnsupportedError, "a file fetches no descriptors; give the memory to DMA::Channel#submit"
+      end
+
       ring = Ring.__send__(:describe, self, source, destination, DMA.__send__(:natural, length, "length"))
       first = ring[ring.head]
       {

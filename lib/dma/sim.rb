@@ -61,7 +61,8 @@ module DMA
       # @param cache_size [Integer] bytes of that cache, in lines of 64
       # @param cache_injection [Boolean, nil] what devices write goes into the cache, or makes what it has of it
       #   invalid; nil: where it is coherent, there is no model of it
-      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them
+      # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them:
+      #   {DMA.write_barrier}, {DMA.read_barrier}
       # @param invalidation [:strict, :lazy] when what was unmapped leaves the IOMMU's IOTLB: at once, or `:lazy`, with
       #   all else, when 256 unmaps of a device wait for that, or the first of them has for 10 ms of simulated time, or
       #   no other bus addresses are left, or {#flush_iotlb} is called; until then a device reaches what it has there
@@ -154,7 +155,11 @@ module DMA
     #     one master), `:grants` of the bus, `:cycles` that it had it, `:wait_cycles` between asking for it and having
     #     it, until now where it still waits, and the `:longest_wait` of them; `:interrupts` whose handlers have
     #     looked, and `:interrupt_cycles` of the CPU's time that these have taken so far: nearly as many as `:cycles`,
-    #     where it has time for nothing else; `:interrupts_by_cpu`, the same for each of the `cpus:`; of messages that
+    #     where it has time for nothing else; `:cache`, what the CPU's cache did with memory that is mapped, a Hash,
+    #     counted for each line of an access (nil: there is no model of it): `:hits`, `:misses`, of these `:dma_misses`
+    #     of lines that a device wrote since they were last there, `:miss_cycles`, 100 ns each, which no time passes
+    #     for, `:evictions` of lines that had to make room, `:write_backs` of dirty ones, and accesses to `:uncached`
+    #     memory; `:interrupts_by_cpu`, those `:interrupts` for each of the `cpus:`; of messages that
     #     came by a transfer, `:spurious_interrupts` that a CPU has heard and `:blocked_interrupts` that the IOMMU let
     #     none hear; `:fault_overflows`, see {#faults}
 
@@ -184,6 +189,8 @@ module DMA
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
     # @param address_bits [Integer, nil] 16..48; what lies above is not reached
+    # @param max_length [Integer, nil] bytes of one descriptor: longer transfers are split, longer copies within the
+    #   device refused; nil: as many as a descriptor can say
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
@@ -201,7 +208,8 @@ module DMA
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none, path: nil, **others)
+               max_length: nil, max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none,
+               path: nil, **others)
       Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
@@ -216,8 +224,14 @@ module DMA
         raise ArgumentError, "misaligned: #{misaligned.inspect} is none of :refuse, :truncate"
       end
 
-      kind = [controller == :isa, misaligned == :truncate]
+      max_length &&= DMA.__send__(:natural, max_length, "max_length")
+      kind = [controller == :isa, misaligned == :truncate, max_length]
       native_device(numbers, kind, each_channel(mode, channels, "mode"), policies, path)
+    end
+
+    # @return [Cache] that of the CPU
+    def cache
+      @cache ||= Cache.new(self)
     end
 
     # Lets time pass, with everything that ends by then.

@@ -217,6 +217,13 @@ fn capabilities(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
     hash.aset(symbol("engine"), symbol(core.engine().name()))?;
     let operations: RArray = ruby.ary_from_iter(operations.into_iter().map(symbol));
     hash.aset(symbol("operations"), operations)?;
+    let coherent = match core.kind() {
+        Kind::Sim(device) => Some(device.machine().options().memory.coherent),
+        Kind::File(_) => Some(true),
+        // Other platforms have both kinds.
+        Kind::Pci(_) => cfg!(any(target_arch = "x86", target_arch = "x86_64")).then_some(true),
+    };
+    hash.aset(symbol("coherent"), coherent)?;
     hash.aset(symbol("channels"), core.channel_count())?;
     hash.aset(symbol("capacity"), core.depth())?;
     hash.aset(symbol("alignment"), limits.granule)?;

@@ -53,5 +53,5 @@ unsafe extern "C" fn release(_object: VALUE, view: *mut rb_memory_view_t) -> boo
 }
 
 unsafe extern "C" fn available(object: VALUE) -> bool {
-    buffer(object).is_some_and(|buffer| buffer.region_if_open().is_some())
+    buffer(object).is_some_and(Buffer::is_exportable)
 }

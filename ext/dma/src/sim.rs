@@ -8,11 +8,13 @@ use dma_core::engine::sim::{
     Arbitration, Clock, Coalesce, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine,
     MachineOptions, MemoryOptions, Mode, Timing, Trigger,
 };
+use dma_core::memory::processor::{read_barrier, write_barrier, CacheStats, Operation};
+use dma_core::memory::Region;
 use magnus::{
     function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, Symbol, TypedData, Value,
 };
 
-use crate::buffer::{choice, with_memory};
+use crate::buffer::{choice, with_memory, Buffer, Size};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
 use crate::gvl;
@@ -180,13 +182,24 @@ fn native_device(
         usize,
         u32,
     ),
-    (isa, truncates): (bool, bool),
+    (isa, truncates, max_length): (bool, bool, Option<u64>),
     modes: RArray,
     policies: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let options =
-        DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, truncates, isa };
+    let max_length = max_length.unwrap_or(u64::MAX);
+    let options = DeviceOptions {
+        memory,
+        channels,
+        ring_size,
+        alignment,
+        address_bits,
+        max_length,
+        max_segments,
+        prefetch,
+        truncates,
+        isa,
+    };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let policies = policies.into_iter().map(|policy| coalesce_from(ruby, policy)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
@@ -231,6 +244,7 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("interrupts"), stats.interrupts)?;
     hash.aset(ruby.to_symbol("interrupt_cycles"), stats.interrupt_cycles)?;
     hash.aset(ruby.to_symbol("cpu_operations"), stats.operations)?;
+    hash.aset(ruby.to_symbol("cache"), cache_stats(ruby, this)?)?;
     iommu::add_to(ruby, hash, &stats)?;
     let masters = ruby.ary_new();
     for ((device, channel), stats) in stats.masters {
@@ -245,6 +259,50 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     }
     hash.aset(ruby.to_symbol("masters"), masters)?;
     Ok(hash)
+}
+
+/// What the CPU's cache did; nil where there is no model of it.
+fn cache_stats(ruby: &Ruby, this: &Sim) -> Result<Option<RHash>, Error> {
+    let Some(stats) = this.machine.processor().and_then(|processor| processor.stats()) else { return Ok(None) };
+    let CacheStats { hits, misses, dma_misses, miss_cycles, evictions, write_backs, uncached } = stats;
+    let hash = ruby.hash_new();
+    hash.aset(ruby.to_symbol("hits"), hits)?;
+    hash.aset(ruby.to_symbol("misses"), misses)?;
+    hash.aset(ruby.to_symbol("dma_misses"), dma_misses)?;
+    hash.aset(ruby.to_symbol("miss_cycles"), miss_cycles)?;
+    hash.aset(ruby.to_symbol("evictions"), evictions)?;
+    hash.aset(ruby.to_symbol("write_backs"), write_backs)?;
+    hash.aset(ruby.to_symbol("uncached"), uncached)?;
+    Ok(Some(hash))
+}
+
+/// Where a range of a buffer is.
+fn range(ruby: &Ruby, buffer: &Buffer, Size(offset): Size, Size(len): Size) -> Result<(Arc<Region>, usize), Error> {
+    let (region, at) = buffer.locate(offset, len).or_raise(ruby)?;
+    let address = region.address() + at;
+    Ok((region, address))
+}
+
+/// Has the cache do something to all lines of a range.
+fn native_cache(ruby: &Ruby, this: &Sim, operation: Symbol, buffer: &Buffer, at: Size, len: Size) -> Result<(), Error> {
+    let (_region, address) = range(ruby, buffer, at, len)?;
+    let operation = match choice(operation.as_value()).as_str() {
+        "flush" => Operation::Flush,
+        "invalidate" => Operation::Invalidate,
+        "write_back" => Operation::WriteBack,
+        _ => Operation::Clean,
+    };
+    if let Some(processor) = this.machine(ruby)?.processor() {
+        processor.operate(operation, address, len.0);
+    }
+    Ok(())
+}
+
+/// Address, validity and dirtiness of each line of a range.
+fn native_lines(ruby: &Ruby, this: &Sim, buffer: &Buffer, at: Size, len: Size) -> Result<RArray, Error> {
+    let (_region, address) = range(ruby, buffer, at, len)?;
+    let lines = this.machine(ruby)?.lines(address, len.0);
+    Ok(ruby.ary_from_iter(lines))
 }
 
 fn time(ruby: &Ruby, this: &Sim) -> Result<f64, Error> {
@@ -353,6 +411,11 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;
     class.define_private_method("native_start_trace", method!(native_start_trace, 0))?;
+    class.define_private_method("native_cache", method!(native_cache, 4))?;
+    class.define_private_method("native_lines", method!(native_lines, 3))?;
+    let barriers = dma.singleton_class()?;
+    barriers.define_private_method("native_write_barrier", function!(write_barrier, 0))?;
+    barriers.define_private_method("native_read_barrier", function!(read_barrier, 0))?;
     class.define_private_method("native_take_trace", method!(native_take_trace, 0))?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 mod page_lock;
 mod pages;
 mod pool;
+pub mod processor;
 mod region;
 mod registry;
 mod span;

@@ -42,6 +42,11 @@ fn native_size_of(kind: ValueType) -> usize {
 fn native_get_string(ruby: &Ruby, this: &Buffer, Size(offset): Size, len: Option<Size>) -> Result<Value, Error> {
     let len = this.length(offset, len);
     let (region, at) = this.locate(offset, len).or_raise(ruby)?;
+    if region.processor().is_some() {
+        let string = ruby.str_buf_new(len);
+        append(string, &region, at, len)?;
+        return Ok(string.as_value());
+    }
     let address = region.address() + at;
     // SAFETY: the range was located; Ruby copies it. No Rust code may hold a slice of it, so Ruby's memcpy does.
     let string = protect(|| unsafe { rb_sys::rb_str_new(address as *const _, len as _) })?;
@@ -51,6 +56,12 @@ fn native_get_string(ruby: &Ruby, this: &Buffer, Size(offset): Size, len: Option
 
 /// Appends `len` bytes of `region` to `out`.
 pub fn append(out: RString, region: &Region, offset: usize, len: usize) -> Result<(), Error> {
+    if region.processor().is_some() {
+        let ruby = Ruby::get_with(out);
+        // SAFETY: there is room for that many bytes.
+        let read = |to: *mut u8| unsafe { region.read(offset, to, len) }.map_or(0, |()| len);
+        return append_with(&ruby, out, len, false, read).map(drop);
+    }
     let address = region.address() + offset;
     // SAFETY: the caller located the range; Ruby copies it, for the same reason.
     protect(|| unsafe { rb_sys::rb_str_cat(out.as_raw(), address as *const _, len as _) }).map(drop)
@@ -165,15 +176,28 @@ fn copy_in(
     Ok(len)
 }
 
-/// Address and size of a DMA::Buffer or IO::Buffer, with the region to hold meanwhile.
-fn bytes_of(ruby: &Ruby, source: Value) -> Result<(*const u8, usize, Option<Arc<Region>>), Error> {
+/// What holds bytes that are read in place.
+enum Kept {
+    Region { _region: Arc<Region> },
+    Copy { _bytes: Vec<u8> },
+    Ruby,
+}
+
+/// Address and size of a DMA::Buffer or IO::Buffer, with what to hold meanwhile.
+fn bytes_of(ruby: &Ruby, source: Value) -> Result<(*const u8, usize, Kept), Error> {
     if let Ok(buffer) = <&Buffer>::try_convert(source) {
         let (region, at) = buffer.locate(0, buffer.len).or_raise(ruby)?;
-        return Ok(((region.address() + at) as *const u8, buffer.len, Some(region)));
+        if region.processor().is_some() {
+            let mut bytes = vec![0; buffer.len];
+            // SAFETY: there are as many bytes.
+            unsafe { region.read(at, bytes.as_mut_ptr(), bytes.len()) }.or_raise(ruby)?;
+            return Ok((bytes.as_ptr(), buffer.len, Kept::Copy { _bytes: bytes }));
+        }
+        return Ok(((region.address() + at) as *const u8, buffer.len, Kept::Region { _region: region }));
     }
     if view::is_io_buffer(ruby, source)? {
         let (address, size) = view::readable(source)?;
-        return Ok((address, size, None));
+        return Ok((address, size, Kept::Ruby));
     }
     // SAFETY: the name is used before Ruby code runs again.
     let class = unsafe { source.classname() };

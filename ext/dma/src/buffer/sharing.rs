@@ -7,6 +7,7 @@ use dma_core::memory::{find, Pages, Region};
 use dma_core::{sys, Error as Core};
 use magnus::typed_data::Obj;
 use magnus::value::InnerValue;
+use magnus::value::Opaque;
 use magnus::{function, method, prelude::*, Error, RClass, Ruby, Value};
 
 use super::{Buffer, Owner, Size, Source};
@@ -23,9 +24,14 @@ impl Drop for Export {
 }
 
 impl Buffer {
+    /// Whether [`Buffer::export`] gives anything.
+    pub fn is_exportable(&self) -> bool {
+        self.region_if_open().is_some_and(|region| region.check_shown(self.offset, self.len).is_ok())
+    }
+
     /// Takes out a MemoryView: address and length, and what holds the memory until it is dropped.
     pub fn export(&self) -> Option<(usize, usize, Export)> {
-        let region = self.region_if_open()?;
+        let region = self.region_if_open().filter(|region| region.check_shown(self.offset, self.len).is_ok())?;
         self.owner.exports.fetch_add(1, Relaxed);
         Some((region.address() + self.offset, self.len, Export(Arc::clone(&self.owner))))
     }
@@ -34,13 +40,24 @@ impl Buffer {
 fn native_slice(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Buffer, Error> {
     let len = this.length(offset, len);
     let (_, at) = this.locate(offset, len).or_raise(ruby)?;
-    let root = this.root.unwrap_or_else(|| this.as_value().into());
-    Ok(Buffer { owner: Arc::clone(&this.owner), root: Some(root), offset: at, len, freed: AtomicBool::new(false) })
+    Ok(Buffer {
+        owner: Arc::clone(&this.owner),
+        root: Some(native_root(this)),
+        offset: at,
+        len,
+        freed: AtomicBool::new(false),
+    })
+}
+
+/// The buffer that it was cut from, however often; itself, if it was not.
+fn native_root(this: Obj<Buffer>) -> Opaque<Value> {
+    this.root.unwrap_or_else(|| this.as_value().into())
 }
 
 fn native_view(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Value, Error> {
     let len = this.length(offset, len);
     let (region, at) = this.locate(offset, len).or_raise(ruby)?;
+    region.check_shown(at, len).or_raise(ruby)?;
     let cached = this.owner.state().view;
     let root = match cached {
         Some(view) => view.get_inner_with(ruby),
@@ -76,6 +93,12 @@ fn native_wrap_io_buffer(ruby: &Ruby, buffer: Value, size: Option<Size>) -> Resu
     Ok(Buffer::new(region, 0, size, alignment_of(address), Source::IoBuffer(buffer.into())))
 }
 
+/// Refuses to lend the memory to somebody who uses it in place, where a simulated CPU has the bytes.
+fn native_check_shown(ruby: &Ruby, this: &Buffer) -> Result<(), Error> {
+    let (region, at) = this.locate(0, this.len).or_raise(ruby)?;
+    region.check_shown(at, this.len).or_raise(ruby)
+}
+
 /// The buffer that an IO::Buffer is a view of, or part of one; nil where its memory is not ours.
 fn native_of_view(view: Value) -> Result<Option<Buffer>, Error> {
     Ok(region_of(view)?.map(|(region, offset, len)| {
@@ -103,6 +126,8 @@ pub fn init(class: RClass) -> Result<(), Error> {
     singleton.define_private_method("native_of_view", function!(native_of_view, 1))?;
     singleton.define_private_method("native_wrap_io_buffer", function!(native_wrap_io_buffer, 2))?;
     class.define_private_method("native_slice", method!(native_slice, 2))?;
+    class.define_private_method("native_root", method!(native_root, 0))?;
     class.define_private_method("native_view", method!(native_view, 2))?;
+    class.define_private_method("native_check_shown", method!(native_check_shown, 0))?;
     Ok(())
 }

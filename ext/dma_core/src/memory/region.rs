@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::pages::{Layout, Lock, Pages, Residency};
 use super::pool::Home;
+use super::processor::{Attached, Processor, LINE};
 use super::registry;
 use crate::error::{Error, Result};
 
@@ -27,6 +28,7 @@ pub struct Region {
     home: Option<Home>,
     /// Keeps the region that this one is a part of.
     whole: Option<Arc<Region>>,
+    attached: Attached,
 }
 
 impl Region {
@@ -56,6 +58,7 @@ impl Region {
             listed: AtomicBool::new(false),
             home,
             whole: None,
+            attached: Attached::default(),
         })
     }
 
@@ -72,6 +75,7 @@ impl Region {
             listed: AtomicBool::new(false),
             home: None,
             whole: Some(Arc::clone(whole)),
+            attached: Attached::default(),
         })
     }
 
@@ -192,14 +196,43 @@ impl Region {
         Ok((self.address() + offset) as *mut u8)
     }
 
+    pub(super) fn attached(&self) -> &Attached {
+        &self.attached
+    }
+
+    /// What programs read and write of it is what a simulated CPU has in its caches: memory is what devices see.
+    pub fn processor(&self) -> Option<Arc<Processor>> {
+        self.attached.get()
+    }
+
+    /// Refuses to show the bytes from `offset` on to somebody who reads and writes them in place, where those are not what the CPU sees.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`].
+    pub fn check_shown(&self, offset: usize, len: usize) -> Result<()> {
+        if self.processor().is_none_or(|processor| processor.passes(self.address() + offset, len)) {
+            return Ok(());
+        }
+        Err(Error::Unsupported(
+            "this buffer is mapped for a simulated machine whose CPU may have its bytes in a cache or a store buffer, and who uses \
+             memory in place would not see them; use the methods of the buffer, or unmap it first (with ordering: :strong, \
+             type: :coherent does as well)"
+                .into(),
+        ))
+    }
+
     /// Copies `len` bytes from `offset` to `to`.
     ///
     /// # Safety
     /// `to` must be valid for writing `len` bytes.
     pub unsafe fn read(&self, offset: usize, to: *mut u8, len: usize) -> Result<()> {
         let from = self.range(offset, len)?;
-        // SAFETY: `from` was checked, the caller vouches for `to`; copy allows them to overlap.
-        unsafe { ptr::copy(from, to, len) };
+        match self.attached.get() {
+            // SAFETY: `from` was checked, the caller vouches for `to`; copy allows them to overlap.
+            None => unsafe { ptr::copy(from, to, len) },
+            // SAFETY: the same.
+            Some(processor) => unsafe { processor.read(from as usize, to, len) },
+        }
         Ok(())
     }
 
@@ -209,16 +242,27 @@ impl Region {
     /// `from` must be valid for reading `len` bytes.
     pub unsafe fn write(&self, offset: usize, from: *const u8, len: usize) -> Result<()> {
         let to = self.range(offset, len)?;
-        // SAFETY: `to` was checked, the caller vouches for `from`; copy allows them to overlap.
-        unsafe { ptr::copy(from, to, len) };
+        match self.attached.get() {
+            // SAFETY: `to` was checked, the caller vouches for `from`; copy allows them to overlap.
+            None => unsafe { ptr::copy(from, to, len) },
+            // SAFETY: the same; each part is of these bytes.
+            Some(processor) => unsafe {
+                let part = |part: &mut [u8], skip: usize| part.as_mut_ptr().copy_from(from.add(skip), part.len());
+                processor.write(to as usize, len, part);
+            },
+        }
         Ok(())
     }
 
     /// Sets `len` bytes from `offset` to `byte`.
     pub fn fill(&self, offset: usize, len: usize, byte: u8) -> Result<()> {
         let to = self.range(offset, len)?;
-        // SAFETY: the range was checked.
-        unsafe { ptr::write_bytes(to, byte, len) };
+        match self.attached.get() {
+            // SAFETY: the range was checked.
+            None => unsafe { ptr::write_bytes(to, byte, len) },
+            // SAFETY: the same.
+            Some(processor) => unsafe { processor.write(to as usize, len, |part, _| part.fill(byte)) },
+        }
         Ok(())
     }
 
@@ -228,6 +272,21 @@ impl Region {
     /// `other` must be valid for reading `len` bytes.
     pub unsafe fn compare(&self, offset: usize, other: *const u8, len: usize) -> Result<Ordering> {
         let ours = self.range(offset, len)?;
+        if let Some(processor) = self.attached.get() {
+            let mut bytes = [0; LINE];
+            for skip in (0..len).step_by(LINE) {
+                let part = LINE.min(len - skip);
+                // SAFETY: `ours` was checked, the caller vouches for `other`; a part has at most the bytes of a line.
+                let order = unsafe {
+                    processor.read(ours as usize + skip, bytes.as_mut_ptr(), part);
+                    libc::memcmp(bytes.as_ptr().cast(), other.add(skip).cast(), part)
+                };
+                if order != 0 {
+                    return Ok(order.cmp(&0));
+                }
+            }
+            return Ok(Ordering::Equal);
+        }
         // SAFETY: `ours` was checked, the caller vouches for `other`.
         Ok(unsafe { libc::memcmp(ours.cast(), other.cast(), len) }.cmp(&0))
     }

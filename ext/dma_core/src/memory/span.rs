@@ -4,6 +4,7 @@ use std::ptr;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::Arc;
 
+use super::processor::Operation;
 use super::region::Region;
 use crate::error::{Error, Result};
 
@@ -104,11 +105,26 @@ impl Span {
         self.len == 0
     }
 
-    /// Copies the first `len` bytes from `skip` on of this span to the start of `to`.
+    /// Copies the first `len` bytes from `skip` on of this span to the start of `to`, as the driver of a device does whose memory is not
+    /// where the device reaches it: what the CPU sees, into memory.
     pub fn copy_to(&self, skip: usize, to: &Span, len: usize) {
         assert!(skip + len <= self.len && len <= to.len, "a copy between spans stays inside both");
+        let (source, target) = (self.region.attached().get(), to.region.attached().get());
         // SAFETY: both ranges were checked when the spans were made, and the regions live as long as the spans.
-        unsafe { ptr::copy(self.address().add(skip), to.address(), len) };
+        unsafe {
+            let (from, at) = (self.address().add(skip), to.address());
+            if source.is_none() && target.is_none() {
+                return ptr::copy(from, at, len);
+            }
+            let mut bytes = vec![0; len];
+            match source {
+                Some(source) => source.read(from as usize, bytes.as_mut_ptr(), len),
+                None => ptr::copy(from, bytes.as_mut_ptr(), len),
+            }
+            let Some(target) = target else { return ptr::copy(bytes.as_ptr(), at, len) };
+            target.write(at as usize, len, |part, skip| part.copy_from_slice(&bytes[skip..skip + part.len()]));
+            target.operate(Operation::WriteBack, at as usize, len);
+        }
     }
 }
 

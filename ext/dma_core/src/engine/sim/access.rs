@@ -2,11 +2,13 @@
 
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::Arc;
 use std::thread;
 
 use super::port::Common;
 use super::space::{IommuStats, Reason, Space};
 use crate::error::Result;
+use crate::memory::processor::Processor;
 use crate::memory::Span;
 use crate::ring;
 use crate::sync::{lock, Mutex, MutexGuard};
@@ -19,11 +21,13 @@ pub(super) struct Addresses {
     space: Mutex<Space>,
     /// The mapping that bytes are moved through at this moment; 0: none. One at a time, for a machine has one bus.
     used: AtomicU64,
+    /// What the CPU has of the memory.
+    processor: Option<Arc<Processor>>,
 }
 
 impl Addresses {
-    pub(super) fn new(space: Space) -> Addresses {
-        Addresses { space: Mutex::new(space), used: AtomicU64::new(0) }
+    pub(super) fn new(space: Space, processor: Option<Arc<Processor>>) -> Addresses {
+        Addresses { space: Mutex::new(space), used: AtomicU64::new(0), processor }
     }
 
     /// See [`Space::map`].
@@ -98,9 +102,17 @@ impl Addresses {
         // as well that that one is over.
         self.used.store(id, Release);
         drop(space);
-        work(host, len as usize);
+        self.touch(access, host, len as usize, || work(host, len as usize));
         self.used.store(0, Release);
         Ok(len)
+    }
+
+    /// Has a device do something to host memory, as the CPU's caches let it.
+    fn touch<T>(&self, access: Access, host: *mut u8, len: usize, work: impl FnOnce() -> T) -> T {
+        match &self.processor {
+            None => work(),
+            Some(processor) => processor.device(access, host as usize, len, work),
+        }
     }
 
     /// See [`Space::lie_together`].
@@ -173,7 +185,7 @@ impl Common {
             return Err(Status::DescriptorError);
         }
         // SAFETY: the address space says that the bytes are there, and they stay while it is locked.
-        Ok(unsafe { ring::fetch(host) })
+        Ok(self.addresses.touch(Access::Read, host, Descriptor::SIZE, || unsafe { ring::fetch(host) }))
     }
 
     /// Writes the status of the descriptor at bus address `at` back.
@@ -182,7 +194,7 @@ impl Common {
         match space.translate(at + Descriptor::STATUS as u64, 4, Access::Write)? {
             // SAFETY: the address space says that the four bytes are there, aligned as when they were fetched, and they stay
             // while it is locked.
-            (host, 4, _) => unsafe { ring::write_back(host, status) },
+            (host, 4, _) => self.addresses.touch(Access::Write, host, 4, || unsafe { ring::write_back(host, status) }),
             _ => return Err(Status::DescriptorError),
         }
         Ok(())

@@ -19,10 +19,11 @@ use super::requester::Requester;
 use super::space::IommuStats;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
+use crate::memory::processor::{Attachment, Processor};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::sync::{lock, Mutex};
 use crate::sys;
-use crate::transfer::{Access, Status};
+use crate::transfer::{Access, Op, Status};
 
 /// Pages of simulated physical memory.
 const PAGE: u64 = 4096;
@@ -197,12 +198,26 @@ impl Device {
     pub(super) fn map_contiguous(&self, span: Span, access: Access, boundary: Option<u64>) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
         let (len, bits) = (span.len() as u64, self.common.options.address_bits);
+        let again = self.again(&span);
         let (id, address) = self.common.addresses.map_contiguous(span, access, bits, boundary)?;
-        Ok(self.mapped(id, vec![(address, len)]))
+        Ok(self.mapped(id, vec![(address, len)], again, access))
     }
 
-    pub(super) fn mapped(&self, id: u64, segments: Vec<(u64, u64)>) -> Arc<dyn Mapping> {
-        Arc::new(Mapped { common: Arc::clone(&self.common), id, segments, generation: sys::fork_generation() })
+    /// What is going to be mapped, for the CPU's caches.
+    pub(super) fn again(&self, span: &Span) -> Option<(Arc<Processor>, Span)> {
+        self.machine.processor().map(|processor| (Arc::clone(processor), span.part(0, span.len())))
+    }
+
+    pub(super) fn mapped(
+        &self,
+        id: u64,
+        segments: Vec<(u64, u64)>,
+        again: Option<(Arc<Processor>, Span)>,
+        access: Access,
+    ) -> Arc<dyn Mapping> {
+        let (common, generation) = (Arc::clone(&self.common), sys::fork_generation());
+        let processor = again.map(|(processor, span)| (processor, span, access));
+        Arc::new(Mapped { common, id, segments, generation, processor, attachment: Mutex::default() })
     }
 
     pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
@@ -233,7 +248,7 @@ impl Engine for Device {
         if self.is_isa() {
             return self.isa_limits();
         }
-        let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
+        let DeviceOptions { memory, alignment, max_length, max_segments, .. } = self.common.options;
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
             (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
@@ -244,7 +259,7 @@ impl Engine for Device {
             granule: alignment,
             memory: alignment as usize,
             strict: alignment > 1,
-            max_len,
+            max_len: max_len.min(max_length),
             max_long: 0,
             boundary,
             max_segments,
@@ -252,7 +267,7 @@ impl Engine for Device {
             ordered: true,
             serial: false,
             copies: true,
-            max_copy: u64::from(u32::MAX),
+            max_copy: max_length.min(u64::from(u32::MAX)),
             flushes: false,
         }
     }
@@ -300,8 +315,16 @@ impl Engine for Device {
         if self.is_isa() {
             return self.map_isa(span, access);
         }
+        let again = self.again(&span);
         let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
-        Ok(self.mapped(id, segments))
+        Ok(self.mapped(id, segments, again, access))
+    }
+
+    fn prepare(&self, op: &Op) -> Result<()> {
+        match (self.machine.processor(), op) {
+            (Some(processor), Op::Read { span, .. } | Op::Write { span, .. }) => Attachment::check(processor, span),
+            _ => Ok(()),
+        }
     }
 
     fn registers(&self, bank: Bank) -> Result<Arc<dyn Registers>> {
@@ -336,11 +359,27 @@ struct Mapped {
     id: u64,
     segments: Vec<(u64, u64)>,
     generation: u32,
+    /// The CPU that the memory is to go through, if it is asked to.
+    processor: Option<(Arc<Processor>, Span, Access)>,
+    attachment: Mutex<Option<Attachment>>,
 }
 
 impl Mapping for Mapped {
     fn segments(&self) -> &[(u64, u64)] {
         &self.segments
+    }
+
+    fn attach(&self, coherent: bool) -> Result<()> {
+        if let Some((processor, span, access)) = &self.processor {
+            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
+        }
+        Ok(())
+    }
+
+    fn sync(&self, offset: usize, len: usize, for_device: bool) {
+        if let Some(attachment) = &*lock(&self.attachment) {
+            attachment.sync(offset, len, for_device);
+        }
     }
 }
 

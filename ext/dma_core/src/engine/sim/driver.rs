@@ -96,6 +96,7 @@ impl Driver {
             Some(segments) => (segments, None),
             None => {
                 let mapping = self.device.map(span.part(0, span.len()), access)?;
+                mapping.attach(true)?;
                 (mapping.segments().to_vec(), Some(mapping))
             }
         };
@@ -165,6 +166,7 @@ impl Queue for Driver {
 
     fn kick(&mut self) {
         if self.port.doorbell.tail() != self.ring.tail() {
+            self.device.machine().barrier();
             self.port.rings.fetch_add(1, Relaxed);
             self.port.doorbell.ring(self.ring.tail());
             self.device.machine().wake();
@@ -187,6 +189,8 @@ impl Queue for Driver {
             self.device.stats().count(Path::Direct, bytes);
             out.push(Completion { tag: slot.tag, status, bytes, eof: false });
         }
+        // Who hears of these completions sees their data.
+        self.device.machine().barrier();
     }
 
     fn event(&self) -> BorrowedFd<'_> {

@@ -26,6 +26,7 @@ use super::trace::Record;
 use super::worker::Worker;
 use crate::engine::ManualClock;
 use crate::error::{Error, Result};
+use crate::memory::processor::{lines_of, Processor};
 use crate::sys;
 
 /// The most bytes of one transaction. Large enough to move them as fast as memory is; a manual clock shows more of what happens
@@ -70,6 +71,7 @@ pub struct MachineStats {
 pub struct Machine {
     worker: Arc<Worker<Core>>,
     options: MachineOptions,
+    processor: Option<Arc<Processor>>,
     /// Memory by physical addresses is the same to all devices.
     physical: Arc<Addresses>,
     /// The cycle, for those that look at the time without the machine's lock.
@@ -89,6 +91,7 @@ impl Machine {
         let memory = Memory::new(options.memory_bandwidth, timing);
         let burst = timing.whole(burst, BURST_FREE);
         let costs = timing.payload > BURST_FREE && (timing.setup, timing.overhead, timing.dual) != (0, 0, 0);
+        let processor = options.memory.processor(timing, options.seed);
         let clock: Arc<AtomicU64> = Arc::default();
         let worker = Arc::new(Worker::new(Core {
             clock: Arc::clone(&clock),
@@ -112,6 +115,7 @@ impl Machine {
             trace: None,
             devices: 0,
             stopped: false,
+            processor: processor.clone(),
         }));
         if options.clock == Clock::Free {
             let worker = Arc::clone(&worker);
@@ -121,13 +125,31 @@ impl Machine {
             });
             started.map_err(|error| Error::os(crate::error::errno(&error), "cannot start the machine's thread"))?;
         }
-        let physical = Arc::new(Addresses::new(Space::physical(options.seed)));
-        Ok(Arc::new(Machine { worker, options, physical, clock, generation: sys::fork_generation() }))
+        let physical = Arc::new(Addresses::new(Space::physical(options.seed), processor.clone()));
+        Ok(Arc::new(Machine { worker, options, processor, physical, clock, generation: sys::fork_generation() }))
     }
 
     /// What it was made like.
     pub fn options(&self) -> MachineOptions {
         self.options
+    }
+
+    /// Its CPU, where that can be told from none: the caches are not coherent, or stores and loads pass each other.
+    pub fn processor(&self) -> Option<&Arc<Processor>> {
+        self.processor.as_ref()
+    }
+
+    /// Address, validity and dirtiness of each line of a range in its CPU's cache.
+    pub fn lines(&self, address: usize, len: usize) -> Vec<(usize, bool, bool)> {
+        match &self.processor {
+            Some(processor) => processor.lines(address, len),
+            None => lines_of(address, len).map(|at| (at, false, false)).collect(),
+        }
+    }
+
+    /// What its CPU stored is visible, and it sees what devices wrote.
+    pub(super) fn barrier(&self) {
+        self.processor.iter().for_each(|processor| processor.barrier());
     }
 
     /// Refuses the child of a fork, where the machine's thread is not.
@@ -147,8 +169,11 @@ impl Machine {
     pub(super) fn addresses(&self) -> Arc<Addresses> {
         let delay = self.options.timing.cycle_at(LAZY);
         match (self.options.iommu, self.options.memory.lazy) {
-            (true, false) => Arc::new(Addresses::new(Space::iommu())),
-            (true, true) => Arc::new(Addresses::new(Space::lazy_iommu(Arc::clone(&self.clock), delay))),
+            (true, false) => Arc::new(Addresses::new(Space::iommu(), self.processor.clone())),
+            (true, true) => {
+                let space = Space::lazy_iommu(Arc::clone(&self.clock), delay);
+                Arc::new(Addresses::new(space, self.processor.clone()))
+            }
             (false, _) => Arc::clone(&self.physical),
         }
     }

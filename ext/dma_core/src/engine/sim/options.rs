@@ -1,9 +1,12 @@
 //! What a machine and its devices are made like.
 
+use std::sync::Arc;
+
 use super::arbiter::Arbitration;
 use super::handler::InterruptCost;
 use super::timing::Timing;
 use crate::error::{Error, Result};
+use crate::memory::processor::{Processor, ProcessorOptions, LINE};
 
 /// Pages of simulated physical memory.
 const PAGE: u64 = 4096;
@@ -111,10 +114,37 @@ impl Default for MemoryOptions {
     }
 }
 
+/// Nanoseconds that a line of memory takes to come, as the usual figure is (Jeff Dean, Numbers everyone should know).
+const MISS: u64 = 100;
+/// Nanoseconds after which stores are visible without a barrier, and what devices wrote is seen.
+const DELAY: u64 = 1000;
+
 impl MemoryOptions {
+    /// The CPU that programs can tell from none; where there is nothing to tell, there is none.
+    pub(super) fn processor(&self, timing: &Timing, seed: u64) -> Option<Arc<Processor>> {
+        let MemoryOptions { coherent, cache_size, cache_injection, weak, .. } = *self;
+        let cached = !coherent || cache_injection.is_some();
+        (cached || weak).then(|| {
+            Processor::new(ProcessorOptions {
+                coherent,
+                lines: cached.then_some(cache_size as usize / LINE),
+                injection: cache_injection == Some(true),
+                delay: weak.then(|| timing.cycle_at(DELAY).max(1)),
+                miss: timing.cycle_at(MISS).max(1),
+                seed,
+            })
+        })
+    }
+
     fn check(&self, iommu: bool) -> Result<()> {
         let refuse = |what: String| Err(Error::Argument(what));
-        let MemoryOptions { cache_size, cpus, ram, fragmentation, lazy, .. } = *self;
+        let MemoryOptions { coherent, cache_size, cache_injection, cpus, ram, fragmentation, lazy, .. } = *self;
+        if !coherent && cache_injection.is_some() {
+            return refuse(
+                "cache_injection: is a coherent cache's, for no device reaches another; leave coherent: false out"
+                    .into(),
+            );
+        }
         if cache_size % 64 != 0 || !(64..=1 << 30).contains(&cache_size) {
             return refuse(format!("cache_size: {cache_size} bytes are no whole lines of 64 in 64..2**30"));
         }
@@ -150,6 +180,8 @@ pub struct DeviceOptions {
     pub alignment: u64,
     /// Bits of an address: what lies above is not reached.
     pub address_bits: u32,
+    /// The most bytes of one descriptor; longer transfers are split, longer copies refused.
+    pub max_length: u64,
     /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
     pub max_segments: usize,
     /// Descriptors of its ring that a channel fetches at once.
@@ -168,6 +200,7 @@ impl Default for DeviceOptions {
             ring_size: 256,
             alignment: 1,
             address_bits: 48,
+            max_length: u64::MAX,
             max_segments: 64,
             prefetch: 1,
             truncates: false,
@@ -182,7 +215,7 @@ impl DeviceOptions {
             return self.check_isa();
         }
         let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, alignment, address_bits, max_segments, prefetch, .. } = *self;
+        let DeviceOptions { memory, channels, alignment, address_bits, max_length, max_segments, prefetch, .. } = *self;
         if !(16..=48).contains(&address_bits) {
             return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
@@ -199,6 +232,11 @@ impl DeviceOptions {
             return Err(Error::Alignment(format!(
                 "memory: {memory} bytes are no multiple of the alignment, {alignment}"
             )));
+        }
+        if max_length == 0 || max_length != u64::MAX && max_length % alignment != 0 {
+            return refuse(format!(
+                "max_length: {max_length} is not 1 or more, in multiples of the alignment, {alignment}"
+            ));
         }
         if !(1..=4096).contains(&max_segments) {
             return refuse(format!("max_segments: {max_segments} is not in 1..4096"));

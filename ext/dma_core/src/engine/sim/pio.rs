@@ -119,5 +119,6 @@ impl Core {
             self.ring(alarm);
         }
         self.now = self.now.max(until);
+        self.tell_time();
     }
 }

@@ -48,6 +48,10 @@ impl DeviceOptions {
                  cascade, and {ADDRESS_BITS} address bits, and the driver splits what is in pieces; leave {name}: out"
             )));
         }
+        if self.max_length != u64::MAX {
+            let what = "max_length: 8237 controllers move up to 64 KiB at once, or as many words; leave it out";
+            return Err(Error::Argument(what.into()));
+        }
         if memory == 0 || memory > 1 << 32 {
             return Err(Error::Argument(format!(
                 "memory: {memory} bytes are not in 1..2**32, which the cards have registers for"
@@ -91,7 +95,7 @@ impl Device {
     /// Maps what the controllers reach all of already, because it is mapped.
     pub(super) fn map_again(&self, span: &Span, access: Access) -> Option<Arc<dyn Mapping>> {
         let (id, segments) = self.common().addresses.map_again(span, access, ADDRESS_BITS)?;
-        Some(self.mapped(id, segments))
+        Some(self.mapped(id, segments, self.again(span), access))
     }
 
     pub(in crate::engine::sim) fn with_isa<T>(&self, work: impl FnOnce(&mut Isa, &mut Bus<'_>) -> T) -> T {

@@ -72,12 +72,18 @@ impl Queue for IsaQueue {
                 ))
             }
         };
+        // What a mapping is for is its program's to sync.
+        let is_own = op.span().is_some_and(|span| span.segments().is_none());
+        if let Some(Err(error)) = direct.as_ref().filter(|_| is_own).map(|direct| direct.attach(true)) {
+            return Err(Rejected::Failed(op, error));
+        }
         let (channel, job) = (self.channel(), Job::new(tag, op, manner, direct));
         self.device.with_isa(|isa, _| isa.push(channel, job));
         Ok(())
     }
 
     fn kick(&mut self) {
+        self.device.machine().barrier();
         let channel = self.channel();
         self.device.with_isa(|isa, bus| isa.begin(channel, bus));
         self.device.machine().wake();
@@ -86,6 +92,7 @@ impl Queue for IsaQueue {
     fn reap(&mut self, out: &mut Vec<Completion>) {
         let channel = self.channel();
         let ended = self.device.with_isa(|isa, _| isa.take_ended(channel));
+        self.device.machine().barrier();
         for Ended { job, status } in ended {
             let (tag, bytes) = (job.tag, job.done as usize);
             self.device.stats().count(Path::Direct, bytes);
