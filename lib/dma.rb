@@ -15,6 +15,7 @@ require_relative "dma/transfer"
 require_relative "dma/mapping"
 require_relative "dma/registers"
 require_relative "dma/ring"
+require_relative "dma/debug"
 
 # Page-aligned memory that hardware and the kernel read and write directly, and ways to move bytes through it.
 module DMA
@@ -87,6 +88,30 @@ module DMA
   # @return [String] absolute path of the loaded extension
   def self.library_path
     $LOADED_FEATURES.find { |path| path.end_with?("/dma/dma_ext.#{RbConfig::CONFIG["DLEXT"]}") }
+  end
+
+  # What becomes of misuse that the checker finds: false (nobody checks), `:raise`, `:warn` or what is called. With a
+  # block: it is called with each {MisuseError} from now on, and the program goes on.
+  #
+  #   DMA.debug = true
+  #   DMA.debug { |error| puts error.rule, error.message, error.mapped_at }
+  #
+  # The rules are those of the kernel's dma-debug and a few more; docs/debug.md has them, and what each costs. As long
+  # as it was never switched on, nothing of it is there.
+  #
+  # @yieldparam error [MisuseError]
+  # @return [false, :raise, :warn, #call]
+  def self.debug(&block)
+    self.debug = block if block
+    Debug.mode
+  end
+
+  # Switches the checker on or off. What was mapped or submitted while it was off is not looked at.
+  #
+  # @param mode [Boolean, Symbol, #call, nil] true is `:raise`
+  # @raise [ArgumentError] for what is none of these
+  def self.debug=(mode)
+    Debug.mode = mode
   end
 
   # What was written before is visible to devices before what is written afterwards: of this process, and of every

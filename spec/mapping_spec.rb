@@ -227,11 +227,18 @@ RSpec.describe DMA::Mapping do
     end
   end
 
-  it "says that a file reaches memory by its own address" do
-    DMA::Device.open(scratch_file("file", "x")) do |file|
-      expect { file.map(buffer) }.to raise_error(DMA::UnsupportedError, /by its own address/)
-      expect { file.configure_transfer(buffer, 0, 10) }.to raise_error(DMA::UnsupportedError)
+  it "has the memory's own address where a file reaches it, and serves transfers of the file" do
+    DMA::Device.open(scratch_file("file", "\0" * 16_384)) do |file|
+      mapping = file.map(buffer.slice(100, 5000))
+      expect([mapping.address, mapping.segments]).to eq [buffer.address + 100, [[buffer.address + 100, 5000]]]
+      expect { buffer.free }.to raise_error(DMA::BusyError)
+      file.write_dma(mapping, at: 4000).wait
+      expect(file.read_dma(5002, at: 3999)).to eq "\0#{sample(8192)[100, 5000]}\0"
+      expect { file.map(DMA::Buffer.new(0)) }.to raise_error(ArgumentError, /one byte/)
+      expect { file.configure_transfer(buffer, 0, 10) }.to raise_error(DMA::UnsupportedError, /fetches no descriptors/)
+      mapping.unmap
     end
+    expect(buffer.free).to be_freed
   end
 
   it "is for transfers of its device, whoever has that open, and of no other" do

@@ -191,6 +191,21 @@ RSpec.describe DMA::Registers do
     end
   end
 
+  it "fetches what a chained descriptor leads to, and then the next of the ring" do
+    fields = %i[u64 u64 u32 u32 u64 u32]
+    ring = DMA::Buffer.new(4096)
+    at = device.map(ring).address
+    ring.set_values(fields, 0, [mapping.address, 0, 100, to_device | 0x10, at + 400, 0])
+    ring.set_values(fields, 40, [mapping.address + 300, 300, 100, to_device, at + 400, 0])
+    ring.set_values(fields, 400, [mapping.address + 1000, 1000, 100, to_device, 0, 0])
+    registers.write64(0x160, at)
+    registers.write32(0x168, 4)
+    fetched = sim.trace { registers.write32(0x16c, 2) && sim.run_until_idle }.select { |event| event.what == :fetch }
+    expect(fetched.map { |event| event.address - at }).to eq [0, 400, 40]
+    expect([0, 40, 400].map { |slot| ring.get_value(:u32, slot + 32) }).to eq [1, 1, 1]
+    expect([0, 300, 1000].map { |place| device.read_dma(100, at: place) == sample(4096)[place, 100] }).to all be(true)
+  end
+
   it "are none of a file" do
     DMA::Device.open(scratch_file("file", "x")) do |file|
       expect { file.registers }.to raise_error(DMA::UnsupportedError, /no registers/)

@@ -117,6 +117,9 @@ RSpec.describe "sig/dma.rbs" do
       [mapping.handle, mapping.device, mapping.buffer, mapping.size, mapping.type, mapping.direction, mapping.address]
       [mapping.segments, mapping.sync_for_device, mapping.sync_for_cpu(0, 8), mapping.unmap, mapping.unmapped?]
       [mapping.inspect, device.map(buffer, &:inspect), device.reset]
+      mapping = device.map(buffer, type: :consistent, exception: false)
+      [mapping.error?, mapping.error, DMA.debug, device.sync_for_cpu(mapping.address), device.sync_for_device(mapping.address, 8)]
+      device.unmap(mapping.address, buffer.size, direction: :bidirectional)
       configuration = device.configure_transfer(buffer, 0x1000, 64)
       ring = configuration[:descriptor_ring]
       [channel.submit(ring).wait, ring.process_completions { |descriptor| descriptor.status }, ring.mappings, ring.to_a]
@@ -131,6 +134,7 @@ RSpec.describe "sig/dma.rbs" do
       [trace.size, trace.to_s, trace.inspect, trace.each { nil }, trace.each.to_a, trace.first.what,
        trace.tenures, trace.first.asked, trace.to_vcd(from: 0), trace.to_svg(from: nil)]
       [machine.inject(:bus_error, probability: 0.5, channel: 0), machine.clear_faults, machine.run_until_idle]
+      [machine.faults, machine.flush_iotlb, device.channel.affinity, device.channel.affinity = 0]
       machine.inject(:iommu_fault)
       begin
         device.write_dma("x").wait

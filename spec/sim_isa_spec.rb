@@ -179,6 +179,22 @@ RSpec.describe DMA::Sim, "controller: :isa" do
     expect(status(1)).to eq 0x0a
   end
 
+  it "serves the lowest channel first, or each in turn where priority rotates" do
+    _, address = mapped("x" * 64)
+    served = [0x00, 0x10].map do |command|
+      ports.write8(0x08, command)
+      4.times { |channel| program(channel, single | from_memory, address, 3) }
+      # All ask before the first is served.
+      cards = 3.downto(0).map { |channel| 0x300 + (0x10 * channel) }
+      cards.each do |card|
+        ports.write32(card + 4, 3)
+        ports.write32(card + 8, 0x11)
+      end
+      sim.trace { sim.run_until_idle }.select { |event| event.what == :to_device }.map(&:channel)
+    end
+    expect(served).to eq [[0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3], [0, 1, 2, 3] * 3]
+  end
+
   it "takes four clocks of the controller for a single transfer, three in a block, fewer where timing is compressed" do
     _, address = mapped("x" * 4096)
     cycles = [0x00, 0x08].product([single, block]).map do |command, mode|

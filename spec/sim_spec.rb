@@ -186,6 +186,29 @@ RSpec.describe DMA::Sim do
     expect([device.name, other.name]).to eq ["sim device 0", "sim device 1"]
   end
 
+  [{}, { iommu: false }].each do |options|
+    it "splits what is longer than a device's descriptors, and refuses copies that are, with #{options}" do
+      sim = described_class.new(clock: :manual, **options)
+      device = sim.device(memory: 1 << 20, max_length: 1000, max_segments: 8)
+      expect(device.capabilities[:max_length]).to eq 1000
+      sim.inject(:bus_error, descriptor: 4)
+      transfer = device.channel.submit(source: buffer, destination: 0)
+      expect { transfer.wait }.to raise_error(DMA::TransferError)
+      expect(transfer.bytes).to eq 4000
+      expect(device.write_dma(buffer).wait.bytes).to eq 4096
+      expect(device.read_dma(4097)).to eq "#{sample(4096)}\0"
+      expect { device.channel.submit(source: 0, destination: 9, length: 1001) }.to raise_error(ArgumentError, /1000/)
+      ring = device.configure_transfer(buffer, 0, 4096)[:descriptor_ring]
+      expect(ring.to_a.map(&:length).max).to be <= 1000
+    end
+  end
+
+  it "refuses a longest descriptor that cannot be" do
+    expect { sim.device(max_length: 0) }.to raise_error(ArgumentError, /max_length: 0 is not 1 or more/)
+    expect { sim.device(alignment: 64, max_length: 100) }.to raise_error(ArgumentError, /of the alignment, 64/)
+    expect { sim.device(controller: :isa, max_length: 100) }.to raise_error(ArgumentError, /8237.* leave it out/)
+  end
+
   it "has no memory in common with another machine, and each device has its own" do
     submit.wait
     expect(sim.device(memory: 4096).read_dma(4096)).to eq "\0" * 4096

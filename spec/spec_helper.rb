@@ -17,6 +17,7 @@ RSpec.configure do |config|
   config.include Support::Stress
   config.include Support::Guarded
   config.include Support::PageCache
+  config.include Support::Misuse
   config.include Support::Guest, file_path: %r{/spec/guest/\w+_spec}
   # A hang is a failure that says where, not a suite that never ends.
   config.around { |example| Timeout.timeout(300) { example.run } }

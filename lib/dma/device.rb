@@ -1,5 +1,7 @@
 # frozen_string_literal: true
 
+require_relative "device/bus_addresses"
+
 module DMA
   # A device that moves bytes between its own memory and ours: a simulated one; a PCI function through VFIO; a file, a
   # block device or a character device, whose device addresses are the offsets in it.
@@ -20,6 +22,8 @@ module DMA
   # the end of the device, or of a packet where it streams. A stream that is read and written at the same address wants
   # two channels: one would keep the order.
   class Device
+    include BusAddresses
+
     class << self
       # Opens a device; with a block, closes it after it and returns its value.
       #
@@ -210,21 +214,23 @@ module DMA
       self
     end
 
-    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away. Its pages are locked
-    # meanwhile, or pinned for a PCI function. A transfer of a {Buffer} needs none: it is mapped while the transfer
-    # lasts.
+    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away; a file reaches it by
+    # its own address, and that is it. Its pages are locked meanwhile, or pinned for a PCI function. A transfer of a
+    # {Buffer} needs none: it is mapped while the transfer lasts.
     #
     # @param memory [Buffer, IO::Buffer, Integer, #to_ptr] memory; what is no Buffer is wrapped, see {Buffer.wrap}
     # @param size [Integer, nil] bytes; nil: all that the memory has
     # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
     #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
     # @param direction [:bidirectional, :to_device, :from_device]
+    # @param exception [Boolean] false: memory that cannot be mapped gives a mapping that says so, when it is asked
+    #   ({Mapping#error?}), which is to be done before anything else, as dma_mapping_error of the kernel
     # @yieldparam mapping [Mapping] which ends with the block
     # @return [Mapping, Object]
     # @raise [LockLimitError] past RLIMIT_MEMLOCK
-    # @raise [UnsupportedError] for a device that reaches memory by its own address
+    # @raise [SystemCallError] where no addresses are left, or no memory
     # @raise [BusyError] where another simulated machine has the memory in its cache
-    def map(memory, size = nil, type: :coherent, direction: :bidirectional)
+    def map(memory, size = nil, type: :coherent, direction: :bidirectional, exception: true)
       unless %i[coherent streaming consistent].include?(type)
         raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
       end
@@ -232,13 +238,13 @@ module DMA
         raise ArgumentError, "a consistent mapping is for both directions; one direction is type: :streaming"
       end
 
-      mapping = native_map(Buffer.wrap(memory, size), type, direction)
+      mapping = map_buffer(Buffer.wrap(memory, size), type, direction, exception)
       return mapping unless block_given?
 
       begin
         yield mapping
       ensure
-        mapping.unmap
+        mapping.unmap unless mapping.unmapped?
       end
     end
 
@@ -252,6 +258,10 @@ module DMA
     #   memory, address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`,
     #   `:coherent`)
     def configure_transfer(source, destination, length)
+      if capabilities.key?(:direct)
+        raise UnsupportedError, "a file fetches no descriptors; give the memory to DMA::Channel#submit"
+      end
+
       ring = Ring.__send__(:describe, self, source, destination, DMA.__send__(:natural, length, "length"))
       first = ring[ring.head]
       {
@@ -320,9 +330,11 @@ module DMA
     # had come for a while, or, on a machine with a manual clock, nothing was left to happen before its timeout; polling
     # counts none; `:channels` has the same for each channel in use. Of a simulated device also `:iommu_faults` and
     # `:faults`, the last of them with address and access; `:mappings`, `:cycles`, and of each channel `:interrupts`
-    # that it sent. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of software,
-    # `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`, as of a
-    # file.
+    # that it sent; `:iommu`, what its IOMMU has and did: `:pages_4k` and `:pages_2m` that are mapped, `:iotlb_hits` and
+    # `:iotlb_misses` of pages that were looked up, `:invalidations` of an unmap by itself, `:flushes` of all at once,
+    # and unmaps `:queued` for that. With 8237 controllers also what they cost: `:port_reads` and `:port_writes` of
+    # software, `:programmings` of a channel by the driver (12 writes each), `:terminal_counts`; and `:bounced_bytes`,
+    # as of a file.
     #
     # @return [Hash{Symbol => Object}]
     def stats

@@ -18,7 +18,25 @@ module DMA
   class LockLimitError < Error; end
 
   # An object was used in a state in which it cannot be: a mapping that was taken away, or one for the other direction.
-  class MisuseError < Error; end
+  # Also what {DMA.debug} finds, with the {#rule} that was broken.
+  class MisuseError < Error
+    # @return [Symbol, nil] which rule of the checker was broken: `:unmapped`, `:double_unmap`, `:wrong_size`,
+    #   `:wrong_direction`, `:sync_outside`, `:error_unchecked`, `:cpu_access`, `:device_access`, `:overlap`, `:leak`,
+    #   `:segment_limit`; nil where nobody checked
+    attr_reader :rule
+
+    # @return [Array<String>, nil] the backtrace of the mapping, or of the transfer's submission; nil: there is none
+    attr_reader :mapped_at
+
+    # @param message [String]
+    # @param rule [Symbol, nil]
+    # @param mapped_at [Array<String>, nil]
+    def initialize(message = nil, rule: nil, mapped_at: nil)
+      @rule = rule
+      @mapped_at = mapped_at
+      super(message)
+    end
+  end
 
   # There is no room in a descriptor ring before something completes.
   class RingFullError < Error; end

@@ -41,6 +41,17 @@ module DMA
     # @!method unmapped?
     #   @return [Boolean]
 
+    # @return [SystemCallError, Error, nil] why {Device#map} with `exception: false` could not map the memory
+    attr_reader :error
+
+    # Whether the memory could not be mapped: it has no address then, and nothing to be taken away. To be asked where it
+    # was mapped with `exception: false`.
+    #
+    # @return [Boolean]
+    def error?
+      !error.nil?
+    end
+
     # Hands a range over to the device: what the CPU wrote is there for it to read. Where caches follow devices, as
     # those of a PC do, and where the mapping is `:coherent`, that is a barrier and nothing more. On a simulated machine
     # with `coherent: false` the lines that the range touches are written to memory; of a mapping `:from_device`, which
@@ -72,6 +83,19 @@ module DMA
 
       format("#<%<class>s %<handle>d 0x%<address>x+%<size>d %<direction>s %<type>s>",
              class: self.class, handle: handle, address: address, size: size, direction: direction, type: type)
+    end
+
+    private
+
+    # The offset in the mapping of a bus address; nil where it lies outside.
+    def offset_of(address)
+      before = 0
+      segments.each do |start, length|
+        return before + address - start if address.between?(start, start + length - 1)
+
+        before += length
+      end
+      nil
     end
   end
 end

@@ -78,7 +78,8 @@ module DMA
       def pieces(device, memory, length, direction)
         return if memory.is_a?(Integer)
 
-        mapping = memory.is_a?(Mapping) ? memory : device.map(memory, length, type: :streaming, direction: direction)
+        mapping = memory if memory.is_a?(Mapping)
+        mapping ||= device.__send__(:native_map, Buffer.wrap(memory, length), :streaming, direction)
         raise ArgumentError, "#{length} bytes are more than the #{mapping.size} of the mapping" if length > mapping.size
 
         most = device.capabilities[:max_length]

@@ -63,8 +63,10 @@ module DMA
       #   invalid; nil: where it is coherent, there is no model of it
       # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them:
       #   {DMA.write_barrier}, {DMA.read_barrier}
-      # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
-      # @param cpus [Integer] CPUs that handle interrupts
+      # @param invalidation [:strict, :lazy] when what was unmapped leaves the IOMMU's IOTLB: at once, or `:lazy`, with
+      #   all else, when 256 unmaps of a device wait for that, or the first of them has for 10 ms of simulated time, or
+      #   no other bus addresses are left, or {#flush_iotlb} is called; until then a device reaches what it has there
+      # @param cpus [Integer] CPUs, up to 1024, that handle interrupts ({Channel#affinity=})
       # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
       # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
       #   `ram:` it has 64 MiB then
@@ -157,7 +159,9 @@ module DMA
     #     counted for each line of an access (nil: there is no model of it): `:hits`, `:misses`, of these `:dma_misses`
     #     of lines that a device wrote since they were last there, `:miss_cycles`, 100 ns each, which no time passes
     #     for, `:evictions` of lines that had to make room, `:write_backs` of dirty ones, and accesses to `:uncached`
-    #     memory
+    #     memory; `:interrupts_by_cpu`, those `:interrupts` for each of the `cpus:`; of messages that
+    #     came by a transfer, `:spurious_interrupts` that a CPU has heard and `:blocked_interrupts` that the IOMMU let
+    #     none hear; `:fault_overflows`, see {#faults}
 
     # @!method iommu?
     #   @return [Boolean]
@@ -185,6 +189,8 @@ module DMA
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
     # @param address_bits [Integer, nil] 16..48; what lies above is not reached
+    # @param max_length [Integer, nil] bytes of one descriptor: longer transfers are split, longer copies within the
+    #   device refused; nil: as many as a descriptor can say
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
     #   descriptor reaches: longer transfers are split
     # @param prefetch [Integer, nil] descriptors of its ring, 1..64, that a channel fetches at once
@@ -202,7 +208,8 @@ module DMA
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
     def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
-               max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none, path: nil, **others)
+               max_length: nil, max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none,
+               path: nil, **others)
       Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
       own = CONTROLLERS.fetch(controller) do
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
@@ -217,7 +224,8 @@ module DMA
         raise ArgumentError, "misaligned: #{misaligned.inspect} is none of :refuse, :truncate"
       end
 
-      kind = [controller == :isa, misaligned == :truncate]
+      max_length &&= DMA.__send__(:natural, max_length, "max_length")
+      kind = [controller == :isa, misaligned == :truncate, max_length]
       native_device(numbers, kind, each_channel(mode, channels, "mode"), policies, path)
     end
 
@@ -268,6 +276,22 @@ module DMA
     # @return [self]
     def clear_faults
       native_clear_faults
+      self
+    end
+
+    # @!attribute [r] faults
+    #   What the IOMMU refused, the oldest first: the last 256; those before are counted (`stats[:fault_overflows]`).
+    #   @return [Array<Hash{Symbol => Object}>] `:device` and `:channel`, their numbers; `:address`, on the bus;
+    #     `:access`, `:read` or `:write`; `:cycle`; `:reason`: `:not_mapped`, `:no_read`, `:no_write` (it is mapped for
+    #     the other direction), `:out_of_range` (more bits than there are), `:interrupt_blocked` (a write where
+    #     interrupt messages go, which is none that the device may send)
+
+    # Empties the IOTLBs of all devices: what was unmapped with `invalidation: :lazy` is not reached any more. Without
+    # an IOMMU it does nothing.
+    #
+    # @return [self]
+    def flush_iotlb
+      native_flush_iotlb
       self
     end
 

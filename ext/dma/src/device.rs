@@ -22,6 +22,7 @@ use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
 use crate::event::GRACE;
 use crate::gvl;
+use crate::iommu;
 use crate::mapping::Mapped;
 use crate::pci;
 use crate::pio;
@@ -284,6 +285,9 @@ fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         hash.aset(ruby.to_symbol("iommu_faults"), count)?;
         hash.aset(ruby.to_symbol("faults"), faults)?;
         hash.aset(ruby.to_symbol("mappings"), device.mappings())?;
+        if let Some(stats) = device.iommu_stats() {
+            hash.aset(ruby.to_symbol("iommu"), iommu::stats(ruby, stats)?)?;
+        }
         hash.aset(ruby.to_symbol("cycles"), device.machine().cycles())?;
         if let Some(Costs { port_reads, port_writes, programmings, terminal_counts }) = device.costs() {
             hash.aset(ruby.to_symbol("port_reads"), port_reads)?;

@@ -31,6 +31,8 @@ pub struct Mapping {
     /// Coherent memory needs no sync.
     kind: Opaque<Symbol>,
     handle: u64,
+    /// The memory could not be mapped.
+    failed: bool,
 }
 
 /// What a mapping holds.
@@ -86,6 +88,10 @@ impl Mapping {
         <&Device>::try_convert(self.device.get_inner_with(ruby))?.check_process(ruby)?;
         match &*self.mapped() {
             Some(mapped) => Ok(work(&*mapped.mapping)),
+            None if self.failed => Err(misuse(
+                ruby,
+                "this memory could not be mapped (DMA::Mapping#error says why): it has no bus address",
+            )),
             None => Err(gone(ruby)),
         }
     }
@@ -107,16 +113,7 @@ fn native_map(
     kind: Symbol,
     direction: Value,
 ) -> Result<Mapping, Error> {
-    static HANDLES: AtomicU64 = AtomicU64::new(1);
-    let access = match choice(direction).as_str() {
-        "to_device" => Access::Read,
-        "from_device" => Access::Write,
-        "bidirectional" => Access::Both,
-        _ => {
-            let message = format!("direction: {direction:?} is none of :to_device, :from_device, :bidirectional");
-            return Err(argument(ruby, message));
-        }
-    };
+    let access = access_from(ruby, direction)?;
     let core = device.open(ruby)?;
     let len = buffer.len();
     let (region, offset) = buffer.locate(0, len).or_raise(ruby)?;
@@ -141,17 +138,40 @@ fn native_map(
     let addresses = BusAddresses::new(mapping.segments());
     let mapped = Arc::new(Mutex::new(Some(Mapped { mapping, addresses, _lock: lock })));
     device.holds(&mapped);
-    Ok(Mapping {
-        mapped,
-        device: device.as_value().into(),
-        buffer: buffer.as_value().into(),
-        region,
-        offset,
-        len,
-        access,
-        kind: kind.into(),
-        handle: HANDLES.fetch_add(1, Ordering::Relaxed),
-    })
+    let (device, buffer, handle) = (device.as_value().into(), buffer.as_value().into(), next_handle());
+    Ok(Mapping { mapped, device, buffer, region, offset, len, access, kind: kind.into(), handle, failed: false })
+}
+
+/// What stands for a mapping that could not be made.
+fn native_map_failed(
+    ruby: &Ruby,
+    device: Obj<Device>,
+    buffer: Obj<Buffer>,
+    kind: Symbol,
+    direction: Value,
+) -> Result<Mapping, Error> {
+    let (access, len) = (access_from(ruby, direction)?, buffer.len());
+    let (region, offset) = buffer.locate(0, len).or_raise(ruby)?;
+    let (device, buffer, handle) = (device.as_value().into(), buffer.as_value().into(), next_handle());
+    let mapped = Arc::default();
+    Ok(Mapping { mapped, device, buffer, region, offset, len, access, kind: kind.into(), handle, failed: true })
+}
+
+fn next_handle() -> u64 {
+    static HANDLES: AtomicU64 = AtomicU64::new(1);
+    HANDLES.fetch_add(1, Ordering::Relaxed)
+}
+
+fn access_from(ruby: &Ruby, direction: Value) -> Result<Access, Error> {
+    match choice(direction).as_str() {
+        "to_device" => Ok(Access::Read),
+        "from_device" => Ok(Access::Write),
+        "bidirectional" => Ok(Access::Both),
+        _ => {
+            let message = format!("direction: {direction:?} is none of :to_device, :from_device, :bidirectional");
+            Err(argument(ruby, message))
+        }
+    }
 }
 
 fn address(ruby: &Ruby, this: &Mapping) -> Result<u64, Error> {
@@ -200,6 +220,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.undef_default_alloc_func();
     let device = dma.define_class("Device", ruby.class_object())?;
     device.define_private_method("native_map", method!(native_map, 3))?;
+    device.define_private_method("native_map_failed", method!(native_map_failed, 3))?;
     class.define_method("handle", method!(|this: &Mapping| this.handle, 0))?;
     class.define_method("device", method!(|this: &Mapping| this.device, 0))?;
     class.define_method("buffer", method!(|this: &Mapping| this.buffer, 0))?;

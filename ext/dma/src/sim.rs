@@ -18,6 +18,7 @@ use crate::buffer::{choice, with_memory, Buffer, Size};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
 use crate::gvl;
+use crate::iommu;
 use crate::trace::Trace;
 
 #[derive(TypedData)]
@@ -181,13 +182,24 @@ fn native_device(
         usize,
         u32,
     ),
-    (isa, truncates): (bool, bool),
+    (isa, truncates, max_length): (bool, bool, Option<u64>),
     modes: RArray,
     policies: RArray,
     path: Option<PathBuf>,
 ) -> Result<Device, Error> {
-    let options =
-        DeviceOptions { memory, channels, ring_size, alignment, address_bits, max_segments, prefetch, truncates, isa };
+    let max_length = max_length.unwrap_or(u64::MAX);
+    let options = DeviceOptions {
+        memory,
+        channels,
+        ring_size,
+        alignment,
+        address_bits,
+        max_length,
+        max_segments,
+        prefetch,
+        truncates,
+        isa,
+    };
     let modes = modes.into_iter().map(|mode| mode_from(ruby, mode)).collect::<Result<Vec<_>, _>>()?;
     let policies = policies.into_iter().map(|policy| coalesce_from(ruby, policy)).collect::<Result<Vec<_>, _>>()?;
     let sim = with_memory(ruby, || SimDevice::new(&this.machine, options))?;
@@ -233,6 +245,7 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("interrupt_cycles"), stats.interrupt_cycles)?;
     hash.aset(ruby.to_symbol("cpu_operations"), stats.operations)?;
     hash.aset(ruby.to_symbol("cache"), cache_stats(ruby, this)?)?;
+    iommu::add_to(ruby, hash, &stats)?;
     let masters = ruby.ary_new();
     for ((device, channel), stats) in stats.masters {
         let master = ruby.hash_new();
@@ -354,6 +367,15 @@ fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<Trace, Error> {
     Ok(Trace::new(machine.take_trace(), machine.options().timing))
 }
 
+fn faults(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
+    iommu::faults(ruby, this.machine(ruby)?)
+}
+
+fn native_flush_iotlb(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
+    this.machine(ruby)?.flush_iotlb();
+    Ok(())
+}
+
 /// The preset that its bus is, if it is one.
 fn bus_name(ruby: &Ruby, this: &Sim) -> Option<Symbol> {
     this.machine.options().timing.name().map(|name| ruby.to_symbol(name))
@@ -379,6 +401,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
         .define_method("cycles", method!(|ruby: &Ruby, this: &Sim| Ok::<_, Error>(this.machine(ruby)?.cycles()), 0))?;
     class.define_method("time", method!(time, 0))?;
     class.define_method("stats", method!(stats, 0))?;
+    class.define_method("faults", method!(faults, 0))?;
+    class.define_private_method("native_flush_iotlb", method!(native_flush_iotlb, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_private_method("native_bus_name", method!(bus_name, 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;

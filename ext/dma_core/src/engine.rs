@@ -11,6 +11,7 @@ mod watch;
 
 use std::fmt::Debug;
 use std::os::fd::BorrowedFd;
+use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
@@ -146,6 +147,29 @@ pub trait Mapping: Send + Sync + Debug {
     fn sync(&self, _offset: usize, _len: usize, _for_device: bool) {}
 }
 
+/// Memory whose bus address is its own.
+#[derive(Debug)]
+struct OwnAddress {
+    segment: (u64, u64),
+    /// Keeps the memory.
+    _span: Span,
+}
+
+impl OwnAddress {
+    fn of(span: Span) -> Result<OwnAddress> {
+        if span.is_empty() {
+            return Err(Error::Argument("a mapping needs at least one byte".into()));
+        }
+        Ok(OwnAddress { segment: (span.address() as u64, span.len() as u64), _span: span })
+    }
+}
+
+impl Mapping for OwnAddress {
+    fn segments(&self) -> &[(u64, u64)] {
+        slice::from_ref(&self.segment)
+    }
+}
+
 /// Which of a device's registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bank {
@@ -196,12 +220,13 @@ pub trait Engine: Send + Sync + Debug {
     /// [`Error::Busy`] where the channel has a queue and can have no second one; [`Error::Os`] where it cannot be made.
     fn queue(&self, index: u16, depth: u32) -> Result<Box<dyn Queue>>;
 
-    /// Gives the engine bus addresses for the memory, until the mapping is dropped.
+    /// Gives the engine bus addresses for the memory, until the mapping is dropped. An engine that reads and writes memory by its own
+    /// address, as those of files do, keeps that.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for an engine that needs none; [`Error::Os`] (ENOSPC) where no addresses are left.
-    fn map(&self, _span: Span, _access: Access) -> Result<Arc<dyn Mapping>> {
-        Err(Error::Unsupported("a file reads and writes memory by its own address and maps none".into()))
+    /// [`Error::Argument`] for no bytes; [`Error::Os`] (ENOSPC) where no addresses are left.
+    fn map(&self, span: Span, _access: Access) -> Result<Arc<dyn Mapping>> {
+        OwnAddress::of(span).map(|mapping| Arc::new(mapping) as _)
     }
 
     /// Looks at an operation before it is taken, so that whoever submits it learns what is in the way: refuses a direction that the

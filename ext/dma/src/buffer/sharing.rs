@@ -7,6 +7,7 @@ use dma_core::memory::{find, Pages, Region};
 use dma_core::{sys, Error as Core};
 use magnus::typed_data::Obj;
 use magnus::value::InnerValue;
+use magnus::value::Opaque;
 use magnus::{function, method, prelude::*, Error, RClass, Ruby, Value};
 
 use super::{Buffer, Owner, Size, Source};
@@ -39,8 +40,18 @@ impl Buffer {
 fn native_slice(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Buffer, Error> {
     let len = this.length(offset, len);
     let (_, at) = this.locate(offset, len).or_raise(ruby)?;
-    let root = this.root.unwrap_or_else(|| this.as_value().into());
-    Ok(Buffer { owner: Arc::clone(&this.owner), root: Some(root), offset: at, len, freed: AtomicBool::new(false) })
+    Ok(Buffer {
+        owner: Arc::clone(&this.owner),
+        root: Some(native_root(this)),
+        offset: at,
+        len,
+        freed: AtomicBool::new(false),
+    })
+}
+
+/// The buffer that it was cut from, however often; itself, if it was not.
+fn native_root(this: Obj<Buffer>) -> Opaque<Value> {
+    this.root.unwrap_or_else(|| this.as_value().into())
 }
 
 fn native_view(ruby: &Ruby, this: Obj<Buffer>, Size(offset): Size, len: Option<Size>) -> Result<Value, Error> {
@@ -115,6 +126,7 @@ pub fn init(class: RClass) -> Result<(), Error> {
     singleton.define_private_method("native_of_view", function!(native_of_view, 1))?;
     singleton.define_private_method("native_wrap_io_buffer", function!(native_wrap_io_buffer, 2))?;
     class.define_private_method("native_slice", method!(native_slice, 2))?;
+    class.define_private_method("native_root", method!(native_root, 0))?;
     class.define_private_method("native_view", method!(native_view, 2))?;
     class.define_private_method("native_check_shown", method!(native_check_shown, 0))?;
     Ok(())

@@ -142,6 +142,7 @@ impl Part {
                 channels: random.u16(1..4),
                 ring_size,
                 address_bits: pick(random, &[32, 48]),
+                max_length: pick(random, &[100, 4096, u64::MAX]),
                 max_segments: pick(random, &[1, 2, 64]),
                 prefetch: pick(random, &[1, 8, 64]),
                 ..DeviceOptions::default()

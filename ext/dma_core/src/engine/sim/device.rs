@@ -16,6 +16,7 @@ use super::options::{Clock, DeviceOptions};
 use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
+use super::space::IommuStats;
 use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
 use crate::error::{Error, Result};
 use crate::memory::processor::{Attachment, Processor};
@@ -143,6 +144,40 @@ impl Device {
         (self.common.iommu_faults.load(Relaxed), last)
     }
 
+    /// What the IOMMU has and did for it, if there is one.
+    pub fn iommu_stats(&self) -> Option<IommuStats> {
+        self.common.addresses.iommu_stats()
+    }
+
+    /// The CPU that handles a channel's interrupts.
+    pub fn affinity(&self, channel: u16) -> u32 {
+        match self.is_isa() {
+            true => 0,
+            false => self.with_controller(channel, |controller, bus| bus.remapping.cpu(controller.signal.entry)),
+        }
+    }
+
+    /// Has another CPU handle a channel's interrupts. Those that wait already are handled where they wait.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a CPU that there is not, and for an 8237, whose card interrupts the first one.
+    pub fn set_affinity(&self, channel: u16, cpu: u32) -> Result<()> {
+        if self.is_isa() {
+            let reason = "affinity: the interrupts of a card go to CPU 0, by a line; those of another controller's channels are messages";
+            return if cpu == 0 { Ok(()) } else { Err(Error::Argument(reason.into())) };
+        }
+        let (is_there, cpus) = self.with_controller(channel, |controller, bus| {
+            (bus.remapping.set_cpu(controller.signal.entry, cpu), bus.remapping.cpus())
+        });
+        match is_there {
+            true => Ok(()),
+            false => Err(Error::Argument(format!(
+                "affinity: there is no CPU {cpu}, but {cpus}, from 0 on; make the machine with cpus: {}",
+                u64::from(cpu) + 1
+            ))),
+        }
+    }
+
     /// How many mappings of host memory there are.
     pub fn mappings(&self) -> usize {
         self.common.addresses.mappings()
@@ -208,7 +243,7 @@ impl Engine for Device {
         if self.is_isa() {
             return self.isa_limits();
         }
-        let DeviceOptions { memory, alignment, max_segments, .. } = self.common.options;
+        let DeviceOptions { memory, alignment, max_length, max_segments, .. } = self.common.options;
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
             (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
@@ -219,7 +254,7 @@ impl Engine for Device {
             granule: alignment,
             memory: alignment as usize,
             strict: alignment > 1,
-            max_len,
+            max_len: max_len.min(max_length),
             max_long: 0,
             boundary,
             max_segments,
@@ -227,7 +262,7 @@ impl Engine for Device {
             ordered: true,
             serial: false,
             copies: true,
-            max_copy: u64::from(u32::MAX),
+            max_copy: max_length.min(u64::from(u32::MAX)),
             flushes: false,
         }
     }

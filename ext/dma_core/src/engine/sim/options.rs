@@ -180,6 +180,8 @@ pub struct DeviceOptions {
     pub alignment: u64,
     /// Bits of an address: what lies above is not reached.
     pub address_bits: u32,
+    /// The most bytes of one descriptor; longer transfers are split, longer copies refused.
+    pub max_length: u64,
     /// Elements of a scatter-gather list, and pieces of physical memory that one descriptor chain reaches.
     pub max_segments: usize,
     /// Descriptors of its ring that a channel fetches at once.
@@ -198,6 +200,7 @@ impl Default for DeviceOptions {
             ring_size: 256,
             alignment: 1,
             address_bits: 48,
+            max_length: u64::MAX,
             max_segments: 64,
             prefetch: 1,
             truncates: false,
@@ -212,7 +215,7 @@ impl DeviceOptions {
             return self.check_isa();
         }
         let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, alignment, address_bits, max_segments, prefetch, .. } = *self;
+        let DeviceOptions { memory, channels, alignment, address_bits, max_length, max_segments, prefetch, .. } = *self;
         if !(16..=48).contains(&address_bits) {
             return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
@@ -229,6 +232,11 @@ impl DeviceOptions {
             return Err(Error::Alignment(format!(
                 "memory: {memory} bytes are no multiple of the alignment, {alignment}"
             )));
+        }
+        if max_length == 0 || max_length != u64::MAX && max_length % alignment != 0 {
+            return refuse(format!(
+                "max_length: {max_length} is not 1 or more, in multiples of the alignment, {alignment}"
+            ));
         }
         if !(1..=4096).contains(&max_segments) {
             return refuse(format!("max_segments: {max_segments} is not in 1..4096"));

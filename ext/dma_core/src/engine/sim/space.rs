@@ -1,13 +1,19 @@
 //! The bus addresses of a simulated machine: what its devices see of host memory, through an IOMMU or without one.
 
 mod iommu;
+mod iotlb;
 mod physical;
 
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
+pub(super) use self::iommu::Forgotten;
 use self::iommu::Iommu;
+pub use self::iommu::IommuStats;
 use self::physical::Physical;
 use crate::error::{Error, Result};
 use crate::memory::Span;
@@ -19,6 +25,8 @@ const PAGE: u64 = 4096;
 const FIRST: u64 = 1;
 /// The address bits of the bus: a device with more reaches nothing else with them, and no sum of addresses overflows.
 const BUS_BITS: u32 = 48;
+/// Where a write is an interrupt message, and nobody's memory is (Intel SDM, volume 3, 10.11.1).
+pub(super) const MESSAGES: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 const FULL: &str =
     "no bus addresses are left for them; let transfers end, map less at once, or use a device with more address bits";
@@ -30,16 +38,38 @@ const MAPPED: &str = "it is mapped already, in pieces, across a boundary or out 
 /// else.
 #[derive(Debug)]
 pub struct Space {
-    held: HashMap<u64, Held>,
+    /// The memory of each mapping, in flight until it is unmapped, where there is no IOMMU.
+    held: HashMap<u64, Span>,
     last_id: u64,
     kind: Kind,
 }
 
-/// The memory of one mapping, in flight until it is unmapped, and the bus address of its first byte.
-#[derive(Debug)]
-struct Held {
-    span: Span,
-    first: u64,
+/// Why an IOMMU lets an access not through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing is mapped there.
+    NotMapped,
+    /// What is mapped there is not to be read.
+    NoRead,
+    /// What is mapped there is not to be written.
+    NoWrite,
+    /// The address has more bits than the tables.
+    OutOfRange,
+    /// It would be an interrupt that the device may not send.
+    InterruptBlocked,
+}
+
+impl Reason {
+    /// Its name in Ruby.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::NotMapped => "not_mapped",
+            Reason::NoRead => "no_read",
+            Reason::NoWrite => "no_write",
+            Reason::OutOfRange => "out_of_range",
+            Reason::InterruptBlocked => "interrupt_blocked",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -53,7 +83,13 @@ impl Space {
     /// after it. An address that was unmapped is not given out again before those behind it, so that a device that kept
     /// it faults.
     pub fn iommu() -> Space {
-        Space::new(Kind::Iommu(Iommu::new()))
+        Space::new(Kind::Iommu(Iommu::new(None)))
+    }
+
+    /// The same, but what is unmapped stays in the IOTLB until 256 mappings wait there, `delay` cycles of `clock` after the first of
+    /// these, or until somebody flushes it ([`Space::flush`]). Its memory stays for as long, unless it is not ours: that is gone at once.
+    pub fn lazy_iommu(clock: Arc<AtomicU64>, delay: u64) -> Space {
+        Space::new(Kind::Iommu(Iommu::new(Some((clock, delay)))))
     }
 
     /// Without an IOMMU: bus addresses are those of simulated physical memory. Each host page has a frame of it as long
@@ -120,7 +156,10 @@ impl Space {
             return Err(refuse(&format!("it reaches {room} bytes in one piece; map less of them at once")));
         }
         let pieces = match &mut self.kind {
-            Kind::Iommu(iommu) => iommu.map(id, host, len, access, limit).map(|bus| vec![(bus, len)]).ok_or(FULL),
+            Kind::Iommu(iommu) => {
+                let bus = iommu.map(span, access, limit).ok_or_else(|| refuse(FULL))?;
+                return Ok((bus, vec![(bus, len)]));
+            }
             Kind::Physical(physical) => {
                 let reserved = boundary.map_or(Ok(()), |boundary| physical.reserve(host, len, limit, boundary));
                 reserved.and_then(|()| physical.map(id, host, len, limit))
@@ -128,18 +167,20 @@ impl Space {
         }
         .map_err(refuse)?;
         self.last_id = id;
-        self.held.insert(id, Held { span, first: pieces[0].0 });
+        self.held.insert(id, span);
         Ok((id, pieces))
     }
 
     /// Takes the mapping away and gives its memory back; nothing where there is none with this id.
     pub fn unmap(&mut self, id: u64) -> Option<Span> {
-        let Held { span, first } = self.held.remove(&id)?;
         match &mut self.kind {
-            Kind::Iommu(iommu) => iommu.unmap(first),
-            Kind::Physical(physical) => physical.unmap(id, span.address() as u64, span.len() as u64),
+            Kind::Iommu(iommu) => iommu.unmap(id),
+            Kind::Physical(physical) => {
+                let span = self.held.remove(&id)?;
+                physical.unmap(id, span.address() as u64, span.len() as u64);
+                Some(span)
+            }
         }
-        Some(span)
     }
 
     /// The host address of bus address `address`, and how many bytes, at most `len`, the device can move from there on
@@ -149,9 +190,11 @@ impl Space {
     /// # Errors
     /// With an IOMMU [`Status::IommuFault`] where nothing is mapped for this access. Without one
     /// [`Status::BusReadError`] or [`Status::BusWriteError`] where nothing is mapped at all.
-    pub fn translate(&self, address: u64, len: u64, access: Access) -> Result<(*mut u8, u64, u64), Status> {
-        let (host, contiguous, id) = match &self.kind {
-            Kind::Iommu(iommu) => iommu.translate(address, access).ok_or(Status::IommuFault { address, access })?,
+    pub fn translate(&mut self, address: u64, len: u64, access: Access) -> Result<(*mut u8, u64, u64), Status> {
+        let (host, contiguous, id) = match &mut self.kind {
+            Kind::Iommu(iommu) => {
+                iommu.translate(address, len, access).ok_or(Status::IommuFault { address, access })?
+            }
             Kind::Physical(physical) => physical.translate(address).ok_or(match access {
                 Access::Read | Access::Both => Status::BusReadError,
                 Access::Write => Status::BusWriteError,
@@ -160,9 +203,51 @@ impl Space {
         Ok((host as *mut u8, contiguous.min(len), id))
     }
 
+    /// Whether the device can move `len` bytes at bus address `address` in one go. Nothing changes for having asked.
+    pub fn lie_together(&self, address: u64, len: u64, access: Access) -> bool {
+        match &self.kind {
+            Kind::Iommu(iommu) => iommu.lie_together(address, len, access),
+            Kind::Physical(physical) => physical.translate(address).is_some_and(|(_, together, _)| together >= len),
+        }
+    }
+
+    /// Why there was a fault of the IOMMU.
+    pub fn reason(&self, address: u64, access: Access) -> Reason {
+        match &self.kind {
+            Kind::Iommu(iommu) => iommu.reason(address, access),
+            Kind::Physical(_) => Reason::NotMapped,
+        }
+    }
+
+    /// Empties the IOTLB, if there is one.
+    pub fn flush(&mut self) {
+        if let Kind::Iommu(iommu) = &mut self.kind {
+            iommu.flush();
+        }
+    }
+
+    /// Memory that is not reached any more since somebody last asked, other than what [`Space::unmap`] gave back.
+    pub(super) fn forgotten(&mut self) -> Vec<Forgotten> {
+        match &mut self.kind {
+            Kind::Iommu(iommu) => iommu.forgotten(),
+            Kind::Physical(_) => Vec::new(),
+        }
+    }
+
+    /// What the IOMMU has and did, if there is one.
+    pub fn iommu_stats(&mut self) -> Option<IommuStats> {
+        match &mut self.kind {
+            Kind::Iommu(iommu) => Some(iommu.stats()),
+            Kind::Physical(_) => None,
+        }
+    }
+
     /// How many mappings there are.
     pub fn mappings(&self) -> usize {
-        self.held.len()
+        match &self.kind {
+            Kind::Iommu(iommu) => iommu.len(),
+            Kind::Physical(_) => self.held.len(),
+        }
     }
 }
 

@@ -48,6 +48,10 @@ impl DeviceOptions {
                  cascade, and {ADDRESS_BITS} address bits, and the driver splits what is in pieces; leave {name}: out"
             )));
         }
+        if self.max_length != u64::MAX {
+            let what = "max_length: 8237 controllers move up to 64 KiB at once, or as many words; leave it out";
+            return Err(Error::Argument(what.into()));
+        }
         if memory == 0 || memory > 1 << 32 {
             return Err(Error::Argument(format!(
                 "memory: {memory} bytes are not in 1..2**32, which the cards have registers for"

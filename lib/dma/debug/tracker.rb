@@ -1,0 +1,149 @@
+# frozen_string_literal: true
+
+require "monitor"
+require_relative "places"
+require_relative "entries"
+require_relative "rules"
+
+module DMA
+  module Debug
+    # What is mapped and under way in a process. No code of the program runs under its lock: it returns what it finds
+    # broken ({Rules} finds it), and the hooks tell of that afterwards.
+    class Tracker
+      include Rules
+
+      # Mappings that were taken away whose addresses are remembered.
+      FREED = 256
+      # How many entries there are before those that the GC took are looked for.
+      SWEEP = 256
+      private_constant :FREED, :SWEEP
+
+      # @return [Integer] the process
+      attr_reader :pid
+
+      def initialize
+        @pid = Process.pid
+        @monitor = Monitor.new
+        @mapped = Places.new
+        @parts = Places.new
+        @lives = {}.compare_by_identity
+        @freed = []
+        @limits = {}
+        @count = 0
+        @sweep_at = SWEEP
+      end
+
+      # A mapping was made.
+      def map(mapping, checked:)
+        limits = limits_of(mapping.device)
+        entry = Mapped.new(mapping, self, checked: checked, coherent: limits[:coherent] != false)
+        mapping.instance_variable_set(:@debug, entry)
+        return if entry.failed?
+
+        synchronize do
+          sweep
+          @mapped.add(entry)
+          segment_limit(entry, limits[:max_length])
+        end
+      end
+
+      # What is known of a mapping; nil if it was made while nobody checked.
+      def entry_of(mapping)
+        entry = mapping.instance_variable_get(:@debug)
+        entry if entry&.tracker.equal?(self)
+      end
+
+      # A mapping was taken away by software.
+      def unmap(mapping)
+        entry = entry_of(mapping)
+        return if entry.nil? || entry.failed? || entry.unmapped
+
+        synchronize do
+          entry.unmapped = true
+          @mapped.delete(entry)
+          @freed.shift if @freed.size == FREED
+          @freed << entry
+        end
+      end
+
+      # Bytes of a mapping were synced.
+      def sync(mapping, owner, offset, length)
+        entry = entry_of(mapping) or return
+        synchronize { entry.give(owner, entry.low + offset, entry.low + offset + length) }
+      end
+
+      # A transfer begins. Returns what is broken by that.
+      def submit(live)
+        synchronize do
+          sweep
+          broken = overlap(live)
+          live.number = @count += 1
+          @lives[live] = true
+          live.parts.each { |part| @parts.add(part) }
+          broken
+        end
+      end
+
+      # Software was told of a transfer's end, or it has not begun.
+      def forget(live)
+        synchronize do
+          drop(live)
+          next unless live.fence
+
+          @lives.each_key { |other| drop(other) if other.channel == live.channel && other.number < live.number }
+        end
+      end
+
+      # The transfers that are live, and fit.
+      def lives
+        synchronize { @lives.keys.select { |live| live.alive? && yield(live) } }
+      end
+
+      # A device is about to be closed: what was left alive.
+      def closing(device)
+        id = device.__id__
+        synchronize { leak(device, mappings_of(id), @lives.keys.select { |live| live.device == id && live.alive? }) }
+      end
+
+      # It was closed, and nothing of it is left.
+      def close(device)
+        id = device.__id__
+        synchronize do
+          @mapped.to_a.each { |entry| @mapped.delete(entry) if entry.device == id }
+          @lives.each_key { |live| drop(live) if live.device == id }
+          @freed.reject! { |entry| entry.device == id }
+          @limits.delete(id)
+        end
+      end
+
+      # The memory at a bus address as a device sees it.
+      def mappings_of(id)
+        synchronize { @mapped.to_a.select { |entry| entry.device == id && entry.alive? } }
+      end
+
+      # What a device takes, which does not change.
+      def limits_of(device)
+        @limits[device.__id__] ||= device.capabilities.slice(:coherent, :max_length)
+      end
+
+      private
+
+      def synchronize(&)
+        @monitor.synchronize(&)
+      end
+
+      def drop(live)
+        live.parts.each { |part| @parts.delete(part) } if @lives.delete(live)
+      end
+
+      # Forgets what the GC took, each time that there is twice as much as was left.
+      def sweep
+        return if @mapped.size + @lives.size < @sweep_at
+
+        @mapped.to_a.each { |entry| @mapped.delete(entry) unless entry.alive? }
+        @lives.each_key { |live| drop(live) unless live.alive? }
+        @sweep_at = [SWEEP, 2 * (@mapped.size + @lives.size)].max
+      end
+    end
+  end
+end
