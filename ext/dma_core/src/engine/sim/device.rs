@@ -198,21 +198,26 @@ impl Device {
     pub(super) fn map_contiguous(&self, span: Span, access: Access, boundary: Option<u64>) -> Result<Arc<dyn Mapping>> {
         self.machine.check()?;
         let (len, bits) = (span.len() as u64, self.common.options.address_bits);
-        let cached = self.cached(&span, access);
+        let again = self.again(&span);
         let (id, address) = self.common.addresses.map_contiguous(span, access, bits, boundary)?;
-        Ok(self.mapped(id, vec![(address, len)], cached))
+        Ok(self.mapped(id, vec![(address, len)], again, access))
     }
 
     /// What is going to be mapped, for the CPU's caches.
-    pub(super) fn cached(&self, span: &Span, access: Access) -> Option<Box<Cached>> {
-        let processor = Arc::clone(self.machine.processor()?);
-        let span = span.part(0, span.len());
-        Some(Box::new(Cached { processor, span, access, attachment: Mutex::default() }))
+    pub(super) fn again(&self, span: &Span) -> Option<(Arc<Processor>, Span)> {
+        self.machine.processor().map(|processor| (Arc::clone(processor), span.part(0, span.len())))
     }
 
-    pub(super) fn mapped(&self, id: u64, segments: Vec<(u64, u64)>, cached: Option<Box<Cached>>) -> Arc<dyn Mapping> {
+    pub(super) fn mapped(
+        &self,
+        id: u64,
+        segments: Vec<(u64, u64)>,
+        again: Option<(Arc<Processor>, Span)>,
+        access: Access,
+    ) -> Arc<dyn Mapping> {
         let (common, generation) = (Arc::clone(&self.common), sys::fork_generation());
-        Arc::new(Mapped { common, id, segments, generation, cached })
+        let processor = again.map(|(processor, span)| (processor, span, access));
+        Arc::new(Mapped { common, id, segments, generation, processor, attachment: Mutex::default() })
     }
 
     pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
@@ -310,9 +315,9 @@ impl Engine for Device {
         if self.is_isa() {
             return self.map_isa(span, access);
         }
-        let cached = self.cached(&span, access);
+        let again = self.again(&span);
         let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
-        Ok(self.mapped(id, segments, cached))
+        Ok(self.mapped(id, segments, again, access))
     }
 
     fn prepare(&self, op: &Op) -> Result<()> {
@@ -354,17 +359,8 @@ struct Mapped {
     id: u64,
     segments: Vec<(u64, u64)>,
     generation: u32,
-    /// Given back after the addresses, so that no device writes any more.
-    cached: Option<Box<Cached>>,
-}
-
-/// Mapped memory on a machine whose CPU may have something else in its caches.
-#[derive(Debug)]
-pub(super) struct Cached {
-    processor: Arc<Processor>,
-    span: Span,
-    access: Access,
-    /// Once the memory is used.
+    /// The CPU that the memory is to go through, if it is asked to.
+    processor: Option<(Arc<Processor>, Span, Access)>,
     attachment: Mutex<Option<Attachment>>,
 }
 
@@ -374,15 +370,14 @@ impl Mapping for Mapped {
     }
 
     fn attach(&self, coherent: bool) -> Result<()> {
-        if let Some(Cached { processor, span, access, attachment }) = self.cached.as_deref() {
-            *lock(attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
+        if let Some((processor, span, access)) = &self.processor {
+            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
         }
         Ok(())
     }
 
     fn sync(&self, offset: usize, len: usize, for_device: bool) {
-        let attachment = self.cached.as_deref().map(|cached| lock(&cached.attachment));
-        if let Some(attachment) = attachment.as_ref().and_then(|attachment| attachment.as_ref()) {
+        if let Some(attachment) = &*lock(&self.attachment) {
             attachment.sync(offset, len, for_device);
         }
     }

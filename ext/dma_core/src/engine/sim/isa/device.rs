@@ -95,7 +95,7 @@ impl Device {
     /// Maps what the controllers reach all of already, because it is mapped.
     pub(super) fn map_again(&self, span: &Span, access: Access) -> Option<Arc<dyn Mapping>> {
         let (id, segments) = self.common().addresses.map_again(span, access, ADDRESS_BITS)?;
-        Some(self.mapped(id, segments, self.cached(span, access)))
+        Some(self.mapped(id, segments, self.again(span), access))
     }
 
     pub(in crate::engine::sim) fn with_isa<T>(&self, work: impl FnOnce(&mut Isa, &mut Bus<'_>) -> T) -> T {
