@@ -241,6 +241,17 @@ RSpec.describe DMA::Mapping do
     expect(buffer.free).to be_freed
   end
 
+  it "is synced and taken away by its bus address, as drivers of the kernel do it" do
+    mapping = device.map(buffer, type: :streaming, direction: :to_device)
+    at = mapping.address
+    calls = [device.sync_for_cpu(at, 8192, direction: :to_device), device.sync_for_device(at + 100, 10)]
+    expect([*calls, device.unmap(at, 8192, direction: :to_device)]).to eq [nil] * 3
+    expect(mapping).to be_unmapped
+    %i[unmap sync_for_cpu sync_for_device].each do |call|
+      expect { device.public_send(call, at, 8192) }.to raise_error(DMA::MisuseError, /0x#{at.to_s(16)}/)
+    end
+  end
+
   it "is for transfers of its device, whoever has that open, and of no other" do
     other = device.sim.device
     [other, DMA::Device.open(:sim)].each do |stranger|
