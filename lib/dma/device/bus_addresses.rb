@@ -42,9 +42,9 @@ module DMA
 
       private
 
-      # Maps a buffer.
-      def map_buffer(buffer, type, direction, exception)
-        mapping = native_map(buffer, type, direction)
+      # Maps a buffer; `place`: whether in one piece, and pinned.
+      def map_buffer(buffer, type, direction, exception, place)
+        mapping = native_map(buffer, type, direction, place)
         @mapped[mapping.handle] = mapping if @mapped
         mapping
       rescue SystemCallError, LockLimitError, UnsupportedError => e
