@@ -134,6 +134,7 @@ RSpec.describe "sig/dma.rbs" do
       [trace.size, trace.to_s, trace.inspect, trace.each { nil }, trace.each.to_a, trace.first.what,
        trace.tenures, trace.first.asked, trace.to_vcd(from: 0), trace.to_svg(from: nil)]
       [machine.inject(:bus_error, probability: 0.5, channel: 0), machine.clear_faults, machine.run_until_idle]
+      [machine.faults, machine.flush_iotlb, device.channel.affinity, device.channel.affinity = 0]
       machine.inject(:iommu_fault)
       begin
         device.write_dma("x").wait

@@ -120,6 +120,20 @@ module DMA
       native_coalesce(Sim.__send__(:coalesce, policy))
     end
 
+    # @!attribute [r] affinity
+    #   @return [Integer] the CPU of a simulated machine that handles the channel's interrupts
+    #   @raise [UnsupportedError] for a channel of another device
+
+    # Has another CPU of a simulated machine handle the channel's interrupts from now on (`cpus:` of {Sim.new}). Those
+    # that wait for a CPU already are handled there.
+    #
+    # @param cpu [Integer] from 0 on
+    # @raise [UnsupportedError] for a channel of another device
+    # @raise [ArgumentError] for a CPU that there is not, and for a channel of an 8237, which interrupts the first one
+    def affinity=(cpu)
+      native_set_affinity(DMA.__send__(:natural, cpu, "affinity"))
+    end
+
     # An IO that is readable while a completion waits to be reaped, for IO.select and event loops; {#poll} or
     # {#process_completions} reaps. It is not to be read from.
     #

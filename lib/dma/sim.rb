@@ -63,9 +63,13 @@ module DMA
       #   invalid; nil: where it is coherent, there is no model of it
       # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them:
       #   {DMA.write_barrier}, {DMA.read_barrier}
-      # @param invalidation [:strict, :lazy] `:lazy`: what was unmapped leaves the IOMMU's IOTLB later, with all else
-      # @param cpus [Integer] CPUs that handle interrupts
-      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
+      # @param invalidation [:strict, :lazy] when what was unmapped leaves the IOMMU's IOTLB: at once, or `:lazy`, with
+      #   all else, when 256 unmaps of a device wait for that, or the first of them has for 10 ms of simulated time, or
+      #   no other bus addresses are left, or {#flush_iotlb} is called; until then a device reaches what it has there
+      # @param cpus [Integer] CPUs, up to 1024, that handle interrupts ({Channel#affinity=})
+      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU. Pages are drawn from it whatever a device
+      #   reaches, and bounced where that is too little; what nobody has mapped is memory of the machine's own, which
+      #   any device may read and write. nil: pages lie where their device reaches them, and elsewhere is nothing
       # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
       #   `ram:` it has 64 MiB then
       # @return [Sim]
@@ -157,7 +161,9 @@ module DMA
     #     counted for each line of an access (nil: there is no model of it): `:hits`, `:misses`, of these `:dma_misses`
     #     of lines that a device wrote since they were last there, `:miss_cycles`, 100 ns each, which no time passes
     #     for, `:evictions` of lines that had to make room, `:write_backs` of dirty ones, and accesses to `:uncached`
-    #     memory
+    #     memory; `:interrupts_by_cpu`, those `:interrupts` for each of the `cpus:`; of messages that
+    #     came by a transfer, `:spurious_interrupts` that a CPU has heard and `:blocked_interrupts` that the IOMMU let
+    #     none hear; `:fault_overflows`, see {#faults}
 
     # @!method iommu?
     #   @return [Boolean]
@@ -184,7 +190,7 @@ module DMA
     #   which one stays free
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
-    # @param address_bits [Integer, nil] 16..48; what lies above is not reached
+    # @param address_bits [Integer, nil] 16..48; what lies above is not reached: with `ram:` memory there is bounced
     # @param max_length [Integer, nil] bytes of one descriptor: longer transfers are split, longer copies within the
     #   device refused; nil: as many as a descriptor can say
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
@@ -272,6 +278,32 @@ module DMA
     # @return [self]
     def clear_faults
       native_clear_faults
+      self
+    end
+
+    # Moves pages of physical memory that are mapped with `pin: false` only ({Device#map}), as the kernel does to
+    # compact memory, and as the seed says. Devices go on with the addresses that they were told, where the next owner
+    # of these pages may be by then.
+    #
+    # @param pages [Integer, nil] how many at most; nil: all
+    # @return [Integer] how many have moved: with an IOMMU none, for memory is pinned
+    def migrate(pages = nil)
+      native_migrate(pages && DMA.__send__(:natural, pages, "pages"))
+    end
+
+    # @!attribute [r] faults
+    #   What the IOMMU refused, the oldest first: the last 256; those before are counted (`stats[:fault_overflows]`).
+    #   @return [Array<Hash{Symbol => Object}>] `:device` and `:channel`, their numbers; `:address`, on the bus;
+    #     `:access`, `:read` or `:write`; `:cycle`; `:reason`: `:not_mapped`, `:no_read`, `:no_write` (it is mapped for
+    #     the other direction), `:out_of_range` (more bits than there are), `:interrupt_blocked` (a write where
+    #     interrupt messages go, which is none that the device may send)
+
+    # Empties the IOTLBs of all devices: what was unmapped with `invalidation: :lazy` is not reached any more. Without
+    # an IOMMU it does nothing.
+    #
+    # @return [self]
+    def flush_iotlb
+      native_flush_iotlb
       self
     end
 

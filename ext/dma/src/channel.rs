@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dma_core::channel::{Request, Shared, Ticket};
+use dma_core::engine::sim::Device as SimDevice;
 use dma_core::memory::{Region, Span};
 use dma_core::transfer::{Direction, Op, Status};
 use dma_core::Error as Core;
@@ -321,6 +322,26 @@ fn native_coalesce(ruby: &Ruby, this: &Channel, policy: Value) -> Result<(), Err
     sim.coalesce(this.line.shared.index(), coalesce_from(ruby, policy)?).or_raise(ruby)
 }
 
+/// The simulated device that a channel is of: only there does the machine have CPUs of its own.
+fn simulated<'a>(ruby: &Ruby, this: &Channel, device: &'a Device) -> Result<&'a Arc<SimDevice>, Error> {
+    this.check(ruby)?;
+    device.sim().ok_or_else(|| {
+        let what = "only channels of a simulated device are given to a CPU here; of others the kernel decides \
+                    (/proc/irq/N/smp_affinity)";
+        raise(ruby, &Core::Unsupported(what.into()))
+    })
+}
+
+fn affinity(ruby: &Ruby, this: &Channel) -> Result<u32, Error> {
+    let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
+    Ok(simulated(ruby, this, device)?.affinity(this.line.shared.index()))
+}
+
+fn native_set_affinity(ruby: &Ruby, this: &Channel, cpu: u32) -> Result<(), Error> {
+    let device = <&Device>::try_convert(this.device.get_inner_with(ruby))?;
+    simulated(ruby, this, device)?.set_affinity(this.line.shared.index(), cpu).or_raise(ruby)
+}
+
 fn room(ruby: &Ruby, this: &Channel) -> Result<usize, Error> {
     this.poll(ruby)?;
     this.line.shared.room().or_raise(ruby)
@@ -358,6 +379,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_oldest", method!(native_oldest, 0))?;
     class.define_private_method("native_pending", method!(native_pending, 0))?;
     class.define_private_method("native_next_ended", method!(native_next_ended, 0))?;
+    class.define_method("affinity", method!(affinity, 0))?;
+    class.define_private_method("native_set_affinity", method!(native_set_affinity, 1))?;
     class.define_private_method("native_coalesce", method!(native_coalesce, 1))?;
     class.define_private_method("native_reset", method!(native_reset, 0))?;
     class.define_private_method("native_descriptor", method!(native_descriptor, 0))?;

@@ -22,6 +22,7 @@ use crate::channel::{totals, Channel};
 use crate::error::{argument, closed, OrRaise};
 use crate::event::GRACE;
 use crate::gvl;
+use crate::iommu;
 use crate::mapping::Mapped;
 use crate::pci;
 use crate::pio;
@@ -81,7 +82,12 @@ impl Device {
     /// Has a mapping end when the handle is closed.
     pub fn holds(&self, mapped: &Arc<Mutex<Option<Mapped>>>) {
         let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-        mappings.retain(|mapping| mapping.strong_count() > 0);
+        if mappings.len() == mappings.capacity() {
+            // Each time that there are twice as many as the GC left: a look at all of them costs little then.
+            mappings.retain(|mapping| mapping.strong_count() > 0);
+            let left = mappings.len();
+            mappings.reserve(left.max(16));
+        }
         mappings.push(Arc::downgrade(mapped));
     }
 
@@ -284,6 +290,9 @@ fn native_stats(ruby: &Ruby, this: &Device) -> Result<RHash, Error> {
         hash.aset(ruby.to_symbol("iommu_faults"), count)?;
         hash.aset(ruby.to_symbol("faults"), faults)?;
         hash.aset(ruby.to_symbol("mappings"), device.mappings())?;
+        if let Some(stats) = device.iommu_stats() {
+            hash.aset(ruby.to_symbol("iommu"), iommu::stats(ruby, stats)?)?;
+        }
         hash.aset(ruby.to_symbol("cycles"), device.machine().cycles())?;
         if let Some(Costs { port_reads, port_writes, programmings, terminal_counts }) = device.costs() {
             hash.aset(ruby.to_symbol("port_reads"), port_reads)?;

@@ -10,6 +10,7 @@ mod error;
 mod event;
 mod file;
 mod gvl;
+mod iommu;
 mod keeper;
 mod line;
 mod many;

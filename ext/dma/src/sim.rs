@@ -18,6 +18,7 @@ use crate::buffer::{choice, with_memory, Buffer, Size};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
 use crate::gvl;
+use crate::iommu;
 use crate::trace::Trace;
 
 #[derive(TypedData)]
@@ -244,6 +245,7 @@ fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
     hash.aset(ruby.to_symbol("interrupt_cycles"), stats.interrupt_cycles)?;
     hash.aset(ruby.to_symbol("cpu_operations"), stats.operations)?;
     hash.aset(ruby.to_symbol("cache"), cache_stats(ruby, this)?)?;
+    iommu::add_to(ruby, hash, &stats)?;
     let masters = ruby.ary_new();
     for ((device, channel), stats) in stats.masters {
         let master = ruby.hash_new();
@@ -365,6 +367,20 @@ fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<Trace, Error> {
     Ok(Trace::new(machine.take_trace(), machine.options().timing))
 }
 
+/// Moves pages that are not pinned; all of them, where nothing is said.
+fn native_migrate(ruby: &Ruby, this: &Sim, most: Option<usize>) -> Result<usize, Error> {
+    Ok(this.machine(ruby)?.migrate(most.unwrap_or(usize::MAX)))
+}
+
+fn faults(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
+    iommu::faults(ruby, this.machine(ruby)?)
+}
+
+fn native_flush_iotlb(ruby: &Ruby, this: &Sim) -> Result<(), Error> {
+    this.machine(ruby)?.flush_iotlb();
+    Ok(())
+}
+
 /// The preset that its bus is, if it is one.
 fn bus_name(ruby: &Ruby, this: &Sim) -> Option<Symbol> {
     this.machine.options().timing.name().map(|name| ruby.to_symbol(name))
@@ -390,6 +406,8 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
         .define_method("cycles", method!(|ruby: &Ruby, this: &Sim| Ok::<_, Error>(this.machine(ruby)?.cycles()), 0))?;
     class.define_method("time", method!(time, 0))?;
     class.define_method("stats", method!(stats, 0))?;
+    class.define_method("faults", method!(faults, 0))?;
+    class.define_private_method("native_flush_iotlb", method!(native_flush_iotlb, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_private_method("native_bus_name", method!(bus_name, 0))?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
@@ -397,6 +415,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;
+    class.define_private_method("native_migrate", method!(native_migrate, 1))?;
     class.define_private_method("native_start_trace", method!(native_start_trace, 0))?;
     class.define_private_method("native_cache", method!(native_cache, 4))?;
     class.define_private_method("native_lines", method!(native_lines, 3))?;

@@ -5,6 +5,7 @@ mod clock;
 mod faults;
 mod hostile;
 mod iommu;
+mod isolation;
 mod million;
 mod random;
 mod registers;

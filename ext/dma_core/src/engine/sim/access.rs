@@ -1,72 +1,129 @@
 //! How the machine reaches memory: by bus address, for as long as a mapping lasts, and its devices' own by offset.
 
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::sync::Arc;
 use std::thread;
 
 use super::port::Common;
-use super::space::Space;
+use super::space::{IommuStats, Placed, Reason, Space, Want};
 use crate::error::Result;
 use crate::memory::processor::Processor;
-use crate::memory::Span;
+use crate::memory::{Region, Span};
 use crate::ring;
+use crate::sync::{lock, Mutex, MutexGuard};
 use crate::transfer::{Access, Descriptor, Status};
 
 /// The bus addresses of a device, or of all devices of a machine. Drivers map and unmap while the machine moves bytes: it does not
 /// keep the table locked meanwhile, but says which mapping it is using.
 #[derive(Debug)]
 pub(super) struct Addresses {
-    space: RwLock<Space>,
+    space: Mutex<Space>,
     /// The mapping that bytes are moved through at this moment; 0: none. One at a time, for a machine has one bus.
     used: AtomicU64,
     /// What the CPU has of the memory.
     processor: Option<Arc<Processor>>,
+    /// See [`Space::own`].
+    own: Option<Arc<Region>>,
+    /// Words that the CPU copied to and from bounce buffers.
+    words: AtomicU64,
 }
+
+/// Bytes that the CPU copies at once.
+const WORD: u64 = 8;
 
 impl Addresses {
     pub(super) fn new(space: Space, processor: Option<Arc<Processor>>) -> Addresses {
-        Addresses { space: RwLock::new(space), used: AtomicU64::new(0), processor }
+        let own = space.own();
+        Addresses { space: Mutex::new(space), used: AtomicU64::new(0), processor, own, words: AtomicU64::new(0) }
     }
 
-    /// See [`Space::map`].
-    pub(super) fn map(&self, span: Span, access: Access, bits: u32) -> Result<(u64, Vec<(u64, u64)>)> {
-        self.write().map(span, access, bits)
-    }
-
-    /// See [`Space::map_contiguous`].
-    pub(super) fn map_contiguous(
-        &self,
-        span: Span,
-        access: Access,
-        bits: u32,
-        boundary: Option<u64>,
-    ) -> Result<(u64, u64)> {
-        self.write().map_contiguous(span, access, bits, boundary)
+    /// See [`Space::map_as`].
+    pub(super) fn map_as(&self, span: Span, access: Access, bits: u32, want: Want) -> Result<Placed> {
+        self.change(|space| space.map_as(span, access, bits, want))
     }
 
     /// See [`Space::map_again`].
     pub(super) fn map_again(&self, span: &Span, access: Access, bits: u32) -> Option<(u64, Vec<(u64, u64)>)> {
-        self.write().map_again(span, access, bits)
+        self.lock().map_again(span, access, bits)
     }
 
     /// Takes a mapping away, once a burst through it is over.
     pub(super) fn unmap(&self, id: u64) {
-        let gone = self.write().unmap(id);
-        while self.used.load(Acquire) == id {
+        let gone = self.change(|space| {
+            // The burst needs the table no more, and what it writes is there when its memory goes.
+            self.wait_while(|used| used == id);
+            space.unmap(id)
+        });
+        drop(gone);
+    }
+
+    /// See [`Space::flush`].
+    pub(super) fn flush(&self) {
+        self.change(Space::flush);
+    }
+
+    /// See [`Space::iommu_stats`].
+    pub(super) fn iommu_stats(&self) -> Option<IommuStats> {
+        self.change(Space::iommu_stats)
+    }
+
+    /// See [`Space::reason`].
+    pub(super) fn reason(&self, address: u64, access: Access) -> Reason {
+        self.lock().reason(address, access)
+    }
+
+    /// Changes the table. Memory that it forgets by that goes once a burst through it is over.
+    fn change<T>(&self, work: impl FnOnce(&mut Space) -> T) -> T {
+        let mut space = self.lock();
+        let result = work(&mut space);
+        let forgotten = space.forgotten();
+        drop(space);
+        self.wait_while(|used| forgotten.iter().any(|one| one.id == used));
+        result
+    }
+
+    fn wait_while(&self, is_meant: impl Fn(u64) -> bool) {
+        while is_meant(self.used.load(Acquire)) {
             thread::yield_now();
         }
-        drop(gone);
+    }
+
+    /// See [`Space::migrate`].
+    pub(super) fn migrate(&self, most: usize) -> usize {
+        self.change(|space| {
+            // The bytes of a burst that is under way are where they were.
+            self.wait_while(|used| used != 0);
+            space.migrate(most)
+        })
+    }
+
+    /// Memory of the machine's own, see [`Space::own`].
+    pub(super) fn own(&self) -> Option<&Arc<Region>> {
+        self.own.as_ref()
+    }
+
+    /// The CPU has copied so many bytes of it.
+    pub(super) fn copied(&self, bytes: u64) {
+        self.words.fetch_add(bytes.div_ceil(WORD), Relaxed);
+    }
+
+    /// Words that the CPU has copied.
+    pub(super) fn words(&self) -> u64 {
+        self.words.load(Relaxed)
     }
 
     /// How many mappings there are.
     pub(super) fn mappings(&self) -> usize {
-        self.read().mappings()
+        self.lock().mappings()
     }
 
     /// Runs `work` on the host address of up to `len` bytes at bus address `address`; how many bytes it was given.
     fn with(&self, address: u64, len: u64, access: Access, work: impl FnOnce(*mut u8, usize)) -> Result<u64, Status> {
-        let space = self.read();
+        let mut space = self.lock();
         let (host, len, id) = space.translate(address, len, access)?;
         // Whoever takes the mapping away after this sees that it is used. Who sees this instead of the 0 of the burst before sees
         // as well that that one is over.
@@ -85,18 +142,13 @@ impl Addresses {
         }
     }
 
-    /// Whether the device can move `len` bytes at bus address `address` in one go.
+    /// See [`Space::lie_together`].
     pub(super) fn lie_together(&self, address: u64, len: u64, access: Access) -> bool {
-        self.read().translate(address, len, access).is_ok_and(|(_, together, _)| together == len)
+        self.lock().lie_together(address, len, access)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Space> {
-        // Nothing that panics runs under the lock.
-        self.space.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Space> {
-        self.space.write().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Space> {
+        lock(&self.space)
     }
 }
 
@@ -149,7 +201,7 @@ impl Common {
 
     /// Reads the descriptor at bus address `at`.
     pub(super) fn fetch(&self, at: u64) -> Result<Descriptor, Status> {
-        let (space, size) = (self.addresses.read(), Descriptor::SIZE as u64);
+        let (mut space, size) = (self.addresses.lock(), Descriptor::SIZE as u64);
         let (host, len, _) = space.translate(at, size, Access::Read)?;
         let whole = len == size || {
             // It may lie across a page; a ring's pages lie together in host memory.
@@ -165,7 +217,7 @@ impl Common {
 
     /// Writes the status of the descriptor at bus address `at` back.
     pub(super) fn write_back(&self, at: u64, status: Status) -> Result<(), Status> {
-        let space = self.addresses.read();
+        let mut space = self.addresses.lock();
         match space.translate(at + Descriptor::STATUS as u64, 4, Access::Write)? {
             // SAFETY: the address space says that the four bytes are there, aligned as when they were fetched, and they stay
             // while it is locked.

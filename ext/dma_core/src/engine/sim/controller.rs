@@ -8,19 +8,24 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::Arc;
 
 use super::cpu::Mode;
+use super::fault_log::{FaultLog, IommuFault};
 use super::faults::{Faults, Kind};
-use super::handler::Handlers;
+use super::handler::Cpus;
 use super::port::{Port, Record};
 use super::registers::{control, Bank};
+use super::remapping::Remapping;
 use super::signal::Signal;
+use super::space::{Reason, MESSAGES};
 use super::timers::Timers;
 use super::timing::Timing;
 use super::trace::{self, Event, Master, What};
-use super::work::{check, Phase, Work};
+use super::work::{check, truncate, Phase, Work};
 use crate::transfer::{flags, Access, Descriptor, Status};
 
 /// Bytes of a status, and of the register that starts a transfer.
 const STATUS: u64 = 4;
+/// Bytes of an interrupt message.
+const MESSAGE: u32 = 4;
 
 /// What a channel needs of its machine for one transaction.
 pub(super) struct Bus<'a> {
@@ -35,7 +40,9 @@ pub(super) struct Bus<'a> {
     pub trace: &'a mut Option<trace::Record>,
     pub timing: &'a Timing,
     pub timers: &'a mut Timers,
-    pub handlers: &'a mut Handlers,
+    pub handlers: &'a mut Cpus,
+    pub remapping: &'a mut Remapping,
+    pub log: &'a mut FaultLog,
 }
 
 /// See the [module](self).
@@ -154,8 +161,9 @@ impl Controller {
 
     /// Decides what becomes of the descriptor in hand.
     fn begin(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
-        let Descriptor { flags: control, length, .. } = work.descriptor;
         let common = &self.port.common;
+        truncate(common, &mut work.descriptor);
+        let Descriptor { flags: control, length, .. } = work.descriptor;
         work.phase = Phase::Move;
         work.failure = if control & flags::CANCEL != 0 {
             // What is chained to it is let alone: its transfer is over, and its memory may be another's.
@@ -227,6 +235,7 @@ impl Controller {
                 }
             }
             Err(status) => {
+                self.log(status, bus);
                 (work.failure, work.phase) = (Some(status), Phase::Finish);
             }
         }
@@ -258,6 +267,11 @@ impl Controller {
             (What::Within, to, len)
         } else if control & flags::TO_DEVICE != 0 {
             (What::ToDevice, from, common.copy_in(from, to, len)?)
+        } else if MESSAGES.contains(&to) && work.descriptor.length == MESSAGE && to % u64::from(MESSAGE) == 0 {
+            if !self.write_message(from, to, bus) {
+                return Err(Status::IommuFault { address: to, access: Access::Write });
+            }
+            (What::FromDevice, to, work.left())
         } else {
             (What::FromDevice, to, common.copy_out(from, to, len)?)
         };
@@ -313,7 +327,17 @@ impl Controller {
     fn write_back(&self, at: u64, status: Status, bus: &mut Bus<'_>) {
         self.note(bus, What::Status(status), at, 4);
         if let Err(fault) = self.port.common.write_back(at, status) {
+            self.log(fault, bus);
             self.port.common.record(fault);
+        }
+    }
+
+    /// Keeps a fault of the IOMMU with all that is known of it.
+    fn log(&self, status: Status, bus: &mut Bus<'_>) {
+        if let Status::IommuFault { address, access } = status {
+            let reason = self.port.common.addresses.reason(address, access);
+            bus.remapping.blocked += u64::from(reason == Reason::InterruptBlocked);
+            bus.log.add(IommuFault { master: self.master(), address, access, reason, cycle: bus.now });
         }
     }
 

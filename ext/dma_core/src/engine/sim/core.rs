@@ -3,15 +3,18 @@
 mod passing;
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
 use super::arbiter::{Arbiter, Grant, MasterStats};
 use super::controller::Bus;
 use super::cpu::{Block, Cpu, Mode};
+use super::fault_log::FaultLog;
 use super::faults::Faults;
-use super::handler::Handlers;
+use super::handler::Cpus;
 use super::memory::Memory;
 use super::options::MachineOptions;
+use super::remapping::Remapping;
 use super::requester::Requester;
 use super::timers::Timers;
 use super::timing::Timing;
@@ -30,6 +33,8 @@ pub(super) struct Core {
     /// Each part has costs of its own: it is a transaction, or takes whole cycles of a memory that is slower than the bus.
     pub cuts_count: bool,
     pub now: u64,
+    /// Shows it to others, before each transaction.
+    pub clock: Arc<AtomicU64>,
     pub options: MachineOptions,
     pub seats: Vec<Seat>,
     /// One that all share, or a link for each device.
@@ -43,7 +48,9 @@ pub(super) struct Core {
     pub operations: u64,
     pub faults: Faults,
     pub timers: Timers,
-    pub handlers: Handlers,
+    pub handlers: Cpus,
+    pub remapping: Remapping,
+    pub log: FaultLog,
     pub trace: Option<Record>,
     pub devices: u32,
     pub stopped: bool,
@@ -104,7 +111,10 @@ pub(super) struct Current {
 
 impl Core {
     /// Takes a device's channels in.
-    pub(super) fn add(&mut self, controllers: Vec<Requester>) {
+    pub(super) fn add(&mut self, mut controllers: Vec<Requester>) {
+        for controller in &mut controllers {
+            controller.enter(&mut self.remapping);
+        }
         if self.options.timing.links {
             self.buses.push(Arbiter::default());
         }
@@ -114,7 +124,7 @@ impl Core {
 
     /// Takes a device's channels away, and the link that it had.
     pub(super) fn remove(&mut self, device: u32) {
-        let Core { seats, buses, options, operations, handlers, .. } = self;
+        let Core { seats, buses, options, operations, handlers, remapping, .. } = self;
         let kept = |seat: &Seat| seat.controller.master().0 != device;
         for bus in buses.iter_mut() {
             // Whose transaction is on the bus goes on, wherever it is in the list then.
@@ -128,6 +138,7 @@ impl Core {
         *operations += seats.iter().filter(|seat| !kept(seat)).map(|seat| seat.controller.operations()).sum::<u64>();
         seats.retain(kept);
         handlers.forget(device);
+        remapping.leave(device);
         if let Some(link) = link {
             buses.remove(link);
             seats.iter_mut().filter(|seat| seat.bus > link).for_each(|seat| seat.bus -= 1);
@@ -164,9 +175,11 @@ impl Core {
 
     /// Its channels, the buses, and what a channel needs where it has no bus: for what software or a timer has it do now.
     fn parts(&mut self) -> (&mut [Seat], &mut [Arbiter], Bus<'_>) {
-        let Core { now, seats, buses, faults, trace, timers, handlers, options, .. } = self;
+        let Core { now, clock, seats, buses, faults, trace, timers, handlers, remapping, log, options, .. } = self;
         let (now, timing) = (*now, &options.timing);
-        (seats, buses, Bus { now, len: 0, asked: now, begin: now, waits: 0, faults, trace, timing, timers, handlers })
+        clock.store(now, Relaxed);
+        let (len, asked, begin, waits) = (0, now, now, 0);
+        (seats, buses, Bus { now, len, asked, begin, waits, faults, trace, timing, timers, handlers, remapping, log })
     }
 
     /// How each master has fared so far; who waits for a bus has done so until now.

@@ -16,12 +16,12 @@ use super::options::{Clock, DeviceOptions};
 use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
-use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
+use super::space::IommuStats;
+use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats, Terms};
 use crate::error::{Error, Result};
-use crate::memory::processor::{Attachment, Processor};
+use crate::memory::processor::Attachment;
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::sync::{lock, Mutex};
-use crate::sys;
 use crate::transfer::{Access, Op, Status};
 
 /// Pages of simulated physical memory.
@@ -80,7 +80,7 @@ impl Device {
         &self.machine
     }
 
-    pub(super) fn common(&self) -> &Common {
+    pub(super) fn common(&self) -> &Arc<Common> {
         &self.common
     }
 
@@ -143,6 +143,40 @@ impl Device {
         (self.common.iommu_faults.load(Relaxed), last)
     }
 
+    /// What the IOMMU has and did for it, if there is one.
+    pub fn iommu_stats(&self) -> Option<IommuStats> {
+        self.common.addresses.iommu_stats()
+    }
+
+    /// The CPU that handles a channel's interrupts.
+    pub fn affinity(&self, channel: u16) -> u32 {
+        match self.is_isa() {
+            true => 0,
+            false => self.with_controller(channel, |controller, bus| bus.remapping.cpu(controller.signal.entry)),
+        }
+    }
+
+    /// Has another CPU handle a channel's interrupts. Those that wait already are handled where they wait.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a CPU that there is not, and for an 8237, whose card interrupts the first one.
+    pub fn set_affinity(&self, channel: u16, cpu: u32) -> Result<()> {
+        if self.is_isa() {
+            let reason = "affinity: the interrupts of a card go to CPU 0, by a line; those of another controller's channels are messages";
+            return if cpu == 0 { Ok(()) } else { Err(Error::Argument(reason.into())) };
+        }
+        let (is_there, cpus) = self.with_controller(channel, |controller, bus| {
+            (bus.remapping.set_cpu(controller.signal.entry, cpu), bus.remapping.cpus())
+        });
+        match is_there {
+            true => Ok(()),
+            false => Err(Error::Argument(format!(
+                "affinity: there is no CPU {cpu}, but {cpus}, from 0 on; make the machine with cpus: {}",
+                u64::from(cpu) + 1
+            ))),
+        }
+    }
+
     /// How many mappings of host memory there are.
     pub fn mappings(&self) -> usize {
         self.common.addresses.mappings()
@@ -152,37 +186,6 @@ impl Device {
     pub fn totals(&self, channel: u16) -> (u64, u64, u64) {
         let port = &self.ports[usize::from(channel)];
         (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
-    }
-
-    /// Maps the descriptors of a ring, in one piece.
-    pub fn map_ring(&self, span: Span) -> Result<Arc<dyn Mapping>> {
-        self.map_contiguous(span, Access::Both, None)
-    }
-
-    /// See [`Space::map_contiguous`](super::space::Space::map_contiguous).
-    pub(super) fn map_contiguous(&self, span: Span, access: Access, boundary: Option<u64>) -> Result<Arc<dyn Mapping>> {
-        self.machine.check()?;
-        let (len, bits) = (span.len() as u64, self.common.options.address_bits);
-        let again = self.again(&span);
-        let (id, address) = self.common.addresses.map_contiguous(span, access, bits, boundary)?;
-        Ok(self.mapped(id, vec![(address, len)], again, access))
-    }
-
-    /// What is going to be mapped, for the CPU's caches.
-    pub(super) fn again(&self, span: &Span) -> Option<(Arc<Processor>, Span)> {
-        self.machine.processor().map(|processor| (Arc::clone(processor), span.part(0, span.len())))
-    }
-
-    pub(super) fn mapped(
-        &self,
-        id: u64,
-        segments: Vec<(u64, u64)>,
-        again: Option<(Arc<Processor>, Span)>,
-        access: Access,
-    ) -> Arc<dyn Mapping> {
-        let (common, generation) = (Arc::clone(&self.common), sys::fork_generation());
-        let processor = again.map(|(processor, span)| (processor, span, access));
-        Arc::new(Mapped { common, id, segments, generation, processor, attachment: Mutex::default() })
     }
 
     pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
@@ -213,7 +216,9 @@ impl Engine for Device {
         if self.is_isa() {
             return self.isa_limits();
         }
-        let DeviceOptions { memory, alignment, max_length, max_segments, .. } = self.common.options;
+        let DeviceOptions { memory, alignment, max_length, max_segments, truncates, .. } = self.common.options;
+        // Who drops low bits does not say so.
+        let alignment = if truncates { 1 } else { alignment };
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
             (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
@@ -276,13 +281,11 @@ impl Engine for Device {
     }
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
-        self.machine.check()?;
-        if self.is_isa() {
-            return self.map_isa(span, access);
-        }
-        let again = self.again(&span);
-        let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
-        Ok(self.mapped(id, segments, again, access))
+        self.map_on(span, access, Terms { coherent: false, ..Terms::default() })
+    }
+
+    fn map_with(&self, span: Span, access: Access, terms: Terms) -> Result<Arc<dyn Mapping>> {
+        self.map_on(span, access, terms)
     }
 
     fn prepare(&self, op: &Op) -> Result<()> {
@@ -314,47 +317,5 @@ impl Engine for Device {
             Clock::Free => None,
             Clock::Manual => Some(Arc::<Machine>::clone(&self.machine)),
         }
-    }
-}
-
-/// Memory that is mapped for a device until this is dropped.
-#[derive(Debug)]
-struct Mapped {
-    common: Arc<Common>,
-    id: u64,
-    segments: Vec<(u64, u64)>,
-    generation: u32,
-    /// The CPU that the memory is to go through, if it is asked to.
-    processor: Option<(Arc<Processor>, Span, Access)>,
-    attachment: Mutex<Option<Attachment>>,
-}
-
-impl Mapping for Mapped {
-    fn segments(&self) -> &[(u64, u64)] {
-        &self.segments
-    }
-
-    fn attach(&self, coherent: bool) -> Result<()> {
-        if let Some((processor, span, access)) = &self.processor {
-            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
-        }
-        Ok(())
-    }
-
-    fn sync(&self, offset: usize, len: usize, for_device: bool) {
-        if let Some(attachment) = &*lock(&self.attachment) {
-            attachment.sync(offset, len, for_device);
-        }
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // In the child of a fork, a thread that is not there may hold the lock.
-        if self.generation != sys::fork_generation() {
-            return;
-        }
-        // Waits for a burst that is using it.
-        self.common.addresses.unmap(self.id);
     }
 }

@@ -1,14 +1,17 @@
 //! What an interrupt costs the CPU, and how long it waits for the CPU.
 //!
-//! One CPU handles one interrupt after the other. It enters the handler (saves its state and finds out who asked); from then on
+//! A CPU handles one interrupt after the other. It enters the handler (saves its state and finds out who asked); from then on
 //! whoever waits knows. It does the deferred work of each completion (softirq and NAPI poll of Linux), and leaves. What is completed
 //! before the handler looks is handled by it too: as with a pending bit of a local APIC, a vector that waits stands for all of its
 //! messages (Intel SDM, volume 3, 10.8.4). If more comes than the CPU has time for, the time between a message and its handler grows,
 //! handlers get fewer than messages, and CPU time for anything else goes to 0: the livelock of Mogul and Ramakrishnan, "Eliminating
 //! Receive Livelock in an Interrupt-driven Kernel", ACM TOCS 15(3), 1997.
 
+mod cpus;
+
 use std::collections::VecDeque;
 
+pub(super) use self::cpus::Cpus;
 use super::timing::Timing;
 use super::trace::Master;
 use crate::error::{Error, Result};
@@ -58,7 +61,7 @@ impl InterruptCost {
     }
 }
 
-/// The interrupts of a machine's CPU, see the [module](self).
+/// The interrupts of a CPU, see the [module](self).
 #[derive(Debug)]
 pub(super) struct Handlers {
     cost: InterruptCost,
@@ -97,11 +100,15 @@ impl Handlers {
             self.handled += 1;
             return true;
         }
+        self.wait(master, completions, now);
+        false
+    }
+
+    fn wait(&mut self, master: Master, completions: u64, now: u64) {
         match self.waiting.iter_mut().find(|waiting| waiting.master == master) {
             Some(waiting) => waiting.completions += completions,
             None => self.waiting.push_back(Waiting { master, since: now, completions }),
         }
-        false
     }
 
     /// Whether interrupts take no time.

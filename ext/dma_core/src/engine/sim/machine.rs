@@ -3,6 +3,7 @@
 //! With a free clock a thread carries transactions out as fast as memory is, and sleeps when there are none. With a manual clock
 //! there is no thread: whoever steps the machine, or waits for it, does the same work, so that every run is the same.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 use std::thread;
 
@@ -11,11 +12,13 @@ use super::arbiter::{Arbiter, MasterStats};
 use super::controller::{Bus, Controller};
 use super::core::Core;
 use super::cpu::{Cpu, CpuStats};
+use super::fault_log::{FaultLog, IommuFault};
 use super::faults::{Fault, Faults};
-use super::handler::Handlers;
+use super::handler::Cpus;
 use super::isa::Isa;
 use super::memory::Memory;
-use super::options::{Clock, MachineOptions};
+use super::options::{Clock, MachineOptions, MemoryOptions};
+use super::remapping::Remapping;
 use super::requester::Requester;
 use super::space::Space;
 use super::timers::Timers;
@@ -30,6 +33,8 @@ use crate::sys;
 /// in between.
 const BURST_FREE: u64 = 64 << 10;
 const BURST_MANUAL: u64 = 256;
+/// Nanoseconds for which the first of several unmaps waits in the IOTLB (Linux, drivers/iommu/dma-iommu.c, `IOVA_DEFAULT_FQ_TIMEOUT`).
+const LAZY: u64 = 10_000_000;
 
 /// What happened on the bus since the machine was made.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +56,14 @@ pub struct MachineStats {
     pub interrupts: u64,
     /// See [`MachineStats::interrupts`].
     pub interrupt_cycles: u64,
+    /// Interrupts of each CPU.
+    pub interrupts_by_cpu: Vec<u64>,
+    /// Messages that came by a transfer, not because something was completed: those that were let through, and those that were not.
+    pub spurious_interrupts: u64,
+    /// See [`MachineStats::spurious_interrupts`].
+    pub blocked_interrupts: u64,
+    /// Faults of the IOMMU that are known no more.
+    pub fault_overflows: u64,
 }
 
 /// A machine. It ends with the last of its devices and handles.
@@ -61,6 +74,8 @@ pub struct Machine {
     processor: Option<Arc<Processor>>,
     /// Memory by physical addresses is the same to all devices.
     physical: Arc<Addresses>,
+    /// The cycle, for those that look at the time without the machine's lock.
+    clock: Arc<AtomicU64>,
     generation: u32,
 }
 
@@ -77,7 +92,9 @@ impl Machine {
         let burst = timing.whole(burst, BURST_FREE);
         let costs = timing.payload > BURST_FREE && (timing.setup, timing.overhead, timing.dual) != (0, 0, 0);
         let processor = options.memory.processor(timing, options.seed);
+        let clock: Arc<AtomicU64> = Arc::default();
         let worker = Arc::new(Worker::new(Core {
+            clock: Arc::clone(&clock),
             burst,
             // Whole bursts, so that these are the same ones wherever a block is cut into them.
             whole: timing.whole(BURST_FREE, BURST_FREE).next_multiple_of(burst),
@@ -92,7 +109,9 @@ impl Machine {
             operations: 0,
             faults: Faults::new(options.seed),
             timers: Timers::default(),
-            handlers: Handlers::new(options.interrupt_cost, options.timing),
+            handlers: Cpus::new(options.memory.cpus, options.interrupt_cost, options.timing),
+            remapping: Remapping::new(options.iommu, options.memory.cpus),
+            log: FaultLog::default(),
             trace: None,
             devices: 0,
             stopped: false,
@@ -106,8 +125,13 @@ impl Machine {
             });
             started.map_err(|error| Error::os(crate::error::errno(&error), "cannot start the machine's thread"))?;
         }
-        let physical = Arc::new(Addresses::new(Space::physical(options.seed), processor.clone()));
-        Ok(Arc::new(Machine { worker, options, processor, physical, generation: sys::fork_generation() }))
+        let MemoryOptions { ram, fragmentation, .. } = options.memory;
+        let space = ram.map_or_else(
+            || Ok(Space::physical(options.seed)),
+            |bytes| Space::ram(options.seed, bytes, fragmentation),
+        )?;
+        let physical = Arc::new(Addresses::new(space, processor.clone()));
+        Ok(Arc::new(Machine { worker, options, processor, physical, clock, generation: sys::fork_generation() }))
     }
 
     /// What it was made like.
@@ -146,11 +170,21 @@ impl Machine {
         Arc::clone(&self.physical)
     }
 
+    /// Moves up to `most` pages of physical memory that are mapped and not pinned; how many.
+    pub fn migrate(&self, most: usize) -> usize {
+        self.physical.migrate(most)
+    }
+
     /// The bus addresses of a new device.
     pub(super) fn addresses(&self) -> Arc<Addresses> {
-        match self.options.iommu {
-            true => Arc::new(Addresses::new(Space::iommu(), self.processor.clone())),
-            false => Arc::clone(&self.physical),
+        let delay = self.options.timing.cycle_at(LAZY);
+        match (self.options.iommu, self.options.memory.lazy) {
+            (true, false) => Arc::new(Addresses::new(Space::iommu(), self.processor.clone())),
+            (true, true) => {
+                let space = Space::lazy_iommu(Arc::clone(&self.clock), delay);
+                Arc::new(Addresses::new(space, self.processor.clone()))
+            }
+            (false, _) => Arc::clone(&self.physical),
         }
     }
 
@@ -207,7 +241,11 @@ impl Machine {
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut Core) -> T) -> T {
-        self.worker.with(work)
+        self.worker.with(|core| {
+            let result = work(core);
+            self.clock.store(core.now, Relaxed);
+            result
+        })
     }
 
     /// What keeps a channel from the bus for ever, if anything does.
@@ -241,6 +279,21 @@ impl Machine {
         self.with(|core| core.faults.clear());
     }
 
+    /// What the IOMMU refused, the oldest first.
+    pub fn iommu_faults(&self) -> Vec<IommuFault> {
+        self.with(|core| core.log.faults())
+    }
+
+    /// Empties the IOTLBs of all devices, if there are any.
+    pub fn flush_iotlb(&self) {
+        let spaces = self.with(|core| {
+            let first = core.seats.iter().filter(|seat| seat.controller.master().1 == 0);
+            first.filter_map(|seat| seat.controller.addresses()).collect::<Vec<_>>()
+        });
+        // A burst may go on, which is waited for without the machine's lock.
+        spaces.iter().for_each(|addresses| addresses.flush());
+    }
+
     /// Cycles of the bus since the machine was made.
     pub fn cycles(&self) -> u64 {
         self.with(|core| core.now)
@@ -253,10 +306,25 @@ impl Machine {
             core.catch_up(core.now.saturating_add(1));
             let Core { now, dma_cycles, cpu, .. } = *core;
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
-            let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
+            let seats = core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
+            let operations = core.operations + seats + self.physical.words();
             let masters = core.masters();
-            let (interrupts, interrupt_cycles) = core.handlers.stats(now);
-            MachineStats { cycles: now, dma_cycles, cpu, cpu_load, operations, masters, interrupts, interrupt_cycles }
+            let (interrupts_by_cpu, interrupt_cycles): (Vec<u64>, Vec<u64>) =
+                core.handlers.stats(now).into_iter().unzip();
+            MachineStats {
+                cycles: now,
+                dma_cycles,
+                cpu,
+                cpu_load,
+                operations,
+                masters,
+                interrupts: interrupts_by_cpu.iter().sum(),
+                interrupt_cycles: interrupt_cycles.into_iter().fold(0, u64::saturating_add),
+                interrupts_by_cpu,
+                spurious_interrupts: core.remapping.spurious,
+                blocked_interrupts: core.remapping.blocked,
+                fault_overflows: core.log.overflows,
+            }
         })
     }
 

@@ -1,10 +1,14 @@
 //! Who asks for the bus: a channel of a device with descriptor rings, or the two 8237 of a device that has these.
 
+use std::sync::Arc;
+
+use super::access::Addresses;
 use super::controller::{Bus, Controller};
 use super::cpu::Mode;
 use super::faults::Faults;
 use super::handler::Handled;
 use super::isa::Isa;
+use super::remapping::Remapping;
 use super::timing::Timing;
 use super::trace::Master;
 
@@ -120,6 +124,21 @@ impl Requester {
     pub(super) fn due(&self) -> Option<u64> {
         match self {
             Requester::Ring(controller) => controller.due(),
+            Requester::Isa(_) => None,
+        }
+    }
+
+    /// Gives it an entry for its interrupts, if they are messages.
+    pub(super) fn enter(&mut self, remapping: &mut Remapping) {
+        if let Requester::Ring(controller) = self {
+            controller.signal.entry = remapping.enter(controller.master());
+        }
+    }
+
+    /// The bus addresses of its device.
+    pub(super) fn addresses(&self) -> Option<Arc<Addresses>> {
+        match self {
+            Requester::Ring(controller) => Some(Arc::clone(&controller.port.common.addresses)),
             Requester::Isa(_) => None,
         }
     }

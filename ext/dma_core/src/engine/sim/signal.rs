@@ -2,6 +2,7 @@
 //!
 //! A message is a posted write of four bytes (PCI 3.0, 6.8.3.3). It takes no cycles of the bus here: it goes with the status before it.
 
+use std::ptr;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::controller::{Bus, Controller};
@@ -14,13 +15,15 @@ use super::vector::Vector;
 /// What is between the completions of a channel and its messages.
 #[derive(Debug)]
 pub(super) struct Signal {
+    /// Where its messages go: an entry of the [table](super::remapping).
+    pub entry: usize,
     pub moderation: Moderation,
     pub vector: Vector,
 }
 
 impl Default for Signal {
     fn default() -> Signal {
-        Signal { moderation: Moderation::new(Coalesce::NONE, &Timing::IDEAL), vector: Vector::default() }
+        Signal { entry: 0, moderation: Moderation::new(Coalesce::NONE, &Timing::IDEAL), vector: Vector::default() }
     }
 }
 
@@ -73,7 +76,7 @@ impl Controller {
 
     /// Whether it has completed what nobody was told of yet, and somebody will be.
     pub(super) fn owes(&self, bus: &Bus<'_>) -> bool {
-        let Signal { moderation, vector } = &self.signal;
+        let Signal { moderation, vector, .. } = &self.signal;
         moderation.due().is_some() || vector.is_pending() || bus.handlers.has(self.master())
     }
 
@@ -104,8 +107,21 @@ impl Controller {
         self.port.raise();
     }
 
+    /// Writes four bytes of the device where they are a message. Whether it may.
+    pub(super) fn write_message(&self, from: u64, to: u64, bus: &mut Bus<'_>) -> bool {
+        let mut data = [0; 4];
+        // SAFETY: the four bytes were found to lie in the device's memory.
+        unsafe { ptr::copy_nonoverlapping(self.port.common.device(from), data.as_mut_ptr(), data.len()) };
+        match bus.remapping.receive(self.port.common.number, to, u32::from_le_bytes(data)) {
+            Some(Some((cpu, master))) => bus.handlers.disturb(cpu, master, bus.now),
+            Some(None) => {}
+            None => return false,
+        }
+        true
+    }
+
     fn say_whether_late(&self, bus: &Bus<'_>) {
-        let Signal { moderation, vector } = &self.signal;
+        let Signal { moderation, vector, .. } = &self.signal;
         self.port.late.store(moderation.holds() || vector.is_masked() || !bus.handlers.are_free(), Relaxed);
     }
 
@@ -115,7 +131,8 @@ impl Controller {
         }
         self.note(bus, What::Interrupt, 0, 0);
         self.port.interrupts.fetch_add(1, Relaxed);
-        if bus.handlers.ask(self.master(), completions, bus.now) {
+        let cpu = bus.remapping.cpu(self.signal.entry);
+        if bus.handlers.ask(cpu, self.master(), completions, bus.now) {
             self.port.raise();
         }
     }

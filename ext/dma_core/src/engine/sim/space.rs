@@ -1,16 +1,25 @@
 //! The bus addresses of a simulated machine: what its devices see of host memory, through an IOMMU or without one.
 
 mod iommu;
+mod iotlb;
 mod physical;
+mod ram;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::atomic::AtomicU64;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 
+pub(super) use self::iommu::Forgotten;
 use self::iommu::Iommu;
+pub use self::iommu::IommuStats;
 use self::physical::Physical;
+use self::ram::Ram;
 use crate::error::{Error, Result};
-use crate::memory::Span;
+use crate::memory::{Region, Span};
 use crate::transfer::{Access, Status};
 
 /// What both an IOMMU and physical memory are divided into, whatever the page size of the host.
@@ -19,27 +28,107 @@ const PAGE: u64 = 4096;
 const FIRST: u64 = 1;
 /// The address bits of the bus: a device with more reaches nothing else with them, and no sum of addresses overflows.
 const BUS_BITS: u32 = 48;
+/// The end of the numbers of pages on it.
+const EVERYWHERE: u64 = 1 << (BUS_BITS - PAGE.ilog2());
+/// Whose memory is that belongs to no mapping, but to the machine.
+pub(super) const OWN: u64 = u64::MAX;
+/// Where a write is an interrupt message, and nobody's memory is (Intel SDM, volume 3, 10.11.1).
+pub(super) const MESSAGES: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 const FULL: &str =
     "no bus addresses are left for them; let transfers end, map less at once, or use a device with more address bits";
 const OUT_OF_REACH: &str = "a device with more address bits uses the same memory, at a physical address past these; \
-                            map it for this device first, or give the machine an IOMMU";
+                            map it for this device first, give the machine an IOMMU, or ram:, and bounce it (type: :streaming)";
 const MAPPED: &str = "it is mapped already, in pieces, across a boundary or out of reach; take that mapping away first";
 
 /// What the devices of a machine see of host memory: the bytes that are mapped, at their bus addresses, and nothing
 /// else.
 #[derive(Debug)]
 pub struct Space {
-    held: HashMap<u64, Held>,
+    /// The memory of each mapping, in flight until it is unmapped, where there is no IOMMU.
+    held: HashMap<u64, Span>,
     last_id: u64,
     kind: Kind,
 }
 
-/// The memory of one mapping, in flight until it is unmapped, and the bus address of its first byte.
-#[derive(Debug)]
-struct Held {
-    span: Span,
-    first: u64,
+/// What a mapping is to be like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    /// In one piece.
+    pub row: Option<Row>,
+    /// Pages that the device does not reach are bounced, where physical memory is of a fixed size.
+    pub bounces: bool,
+    /// Its pages stay where they are.
+    pub is_pinned: bool,
+}
+
+/// Pages in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    /// In pages.
+    boundary: u64,
+    /// They are for a driver's own memory, of which there is some that others do not get.
+    is_low: bool,
+}
+
+impl Row {
+    /// What somebody asks for who could do with pieces.
+    pub(super) const ASKED: Row = Row { boundary: EVERYWHERE, is_low: false };
+
+    /// A driver's descriptors.
+    pub(super) const DESCRIPTORS: Row = Row { boundary: EVERYWHERE, is_low: true };
+
+    /// One that passes no multiple of a number of bytes.
+    pub(super) fn within(boundary: u64, is_low: bool) -> Row {
+        Row { boundary: boundary.max(PAGE) / PAGE, is_low }
+    }
+}
+
+/// Where a mapping is.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    pub id: u64,
+    /// Bus address and length of each piece, in order.
+    pub pieces: Vec<(u64, u64)>,
+    /// What of it is bounced.
+    pub slots: Vec<Slot>,
+}
+
+/// Bytes that a device finds in memory of the machine's own instead of in their page.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    /// Bytes of the mapping before them.
+    pub skip: u64,
+    pub address: u64,
+    pub len: u64,
+}
+
+/// Why an IOMMU lets an access not through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Nothing is mapped there.
+    NotMapped,
+    /// What is mapped there is not to be read.
+    NoRead,
+    /// What is mapped there is not to be written.
+    NoWrite,
+    /// The address has more bits than the tables.
+    OutOfRange,
+    /// It would be an interrupt that the device may not send.
+    InterruptBlocked,
+}
+
+impl Reason {
+    /// Its name in Ruby.
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::NotMapped => "not_mapped",
+            Reason::NoRead => "no_read",
+            Reason::NoWrite => "no_write",
+            Reason::OutOfRange => "out_of_range",
+            Reason::InterruptBlocked => "interrupt_blocked",
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -53,14 +142,29 @@ impl Space {
     /// after it. An address that was unmapped is not given out again before those behind it, so that a device that kept
     /// it faults.
     pub fn iommu() -> Space {
-        Space::new(Kind::Iommu(Iommu::new()))
+        Space::new(Kind::Iommu(Iommu::new(None)))
+    }
+
+    /// The same, but what is unmapped stays in the IOTLB until 256 mappings wait there, `delay` cycles of `clock` after the first of
+    /// these, or until somebody flushes it ([`Space::flush`]). Its memory stays for as long, unless it is not ours: that is gone at once.
+    pub fn lazy_iommu(clock: Arc<AtomicU64>, delay: u64) -> Space {
+        Space::new(Kind::Iommu(Iommu::new(Some((clock, delay)))))
     }
 
     /// Without an IOMMU: bus addresses are those of simulated physical memory. Each host page has a frame of it as long
     /// as some mapping uses the page; `seed` decides which, all over what the device reaches, so that a large buffer is
     /// in many pieces.
     pub fn physical(seed: u64) -> Space {
-        Space::new(Kind::Physical(Physical::new(seed)))
+        Space::new(Kind::Physical(Physical::new(seed, None)))
+    }
+
+    /// The same with `bytes` of physical memory, of which others occupy a part, from 0 to 1. Where no mapping is, devices find memory
+    /// of the machine's own.
+    ///
+    /// # Errors
+    /// [`Error::Os`] where there is no memory for it.
+    pub fn ram(seed: u64, bytes: u64, fragmentation: f64) -> Result<Space> {
+        Ok(Space::new(Kind::Physical(Physical::new(seed, Some(Ram::new(bytes, fragmentation, seed)?)))))
     }
 
     fn new(kind: Kind) -> Space {
@@ -74,11 +178,13 @@ impl Space {
     /// # Errors
     /// [`Error::Argument`] for no bytes; ENOSPC where no addresses are left that the device reaches.
     pub fn map(&mut self, span: Span, access: Access, address_bits: u32) -> Result<(u64, Vec<(u64, u64)>)> {
-        self.map_pieces(span, access, address_bits, None)
+        let placed = self.map_as(span, access, address_bits, Want { row: None, bounces: false, is_pinned: true })?;
+        Ok((placed.id, placed.pieces))
     }
 
     /// The same in one piece, as a descriptor ring has to be; its memory must not be mapped already, unless it is so. Without an
     /// IOMMU the piece passes no multiple of `boundary`, where there is one; if it is longer it begins in the first page of one.
+    #[cfg(test)]
     pub fn map_contiguous(
         &mut self,
         span: Span,
@@ -86,9 +192,9 @@ impl Space {
         address_bits: u32,
         boundary: Option<u64>,
     ) -> Result<(u64, u64)> {
-        let boundary = boundary.map_or(1 << BUS_BITS, |boundary| boundary.max(PAGE));
-        let (id, pieces) = self.map_pieces(span, access, address_bits, Some(boundary / PAGE))?;
-        Ok((id, pieces[0].0))
+        let row = Some(boundary.map_or(Row::DESCRIPTORS, |boundary| Row::within(boundary, true)));
+        let placed = self.map_as(span, access, address_bits, Want { row, bounces: false, is_pinned: true })?;
+        Ok((placed.id, placed.pieces[0].0))
     }
 
     /// Maps once more what is mapped already, if a device that reaches addresses below 2<sup>`address_bits`</sup> reaches all of it.
@@ -99,47 +205,61 @@ impl Space {
         is_all_there.then(|| self.map(span.part(0, span.len()), access, address_bits).ok())?
     }
 
-    fn map_pieces(
-        &mut self,
-        span: Span,
-        access: Access,
-        address_bits: u32,
-        boundary: Option<u64>,
-    ) -> Result<(u64, Vec<(u64, u64)>)> {
+    /// See [`Space::map`].
+    pub(super) fn map_as(&mut self, span: Span, access: Access, address_bits: u32, want: Want) -> Result<Placed> {
         if span.is_empty() {
             return Err(Error::Argument("a mapping needs at least one byte".into()));
         }
         let (host, len) = (span.address() as u64, span.len() as u64);
         let limit = 1 << address_bits.min(BUS_BITS).saturating_sub(PAGE.ilog2());
         let (room, id) = ((limit - FIRST) * PAGE, self.last_id + 1);
-        let refuse = |reason: &str| {
+        let errno = if want.row == Some(Row::ASKED) { Errno::ENOMEM } else { Errno::ENOSPC };
+        let refuse = |reason: Cow<'static, str>| {
             let context = format!("cannot map {len} bytes for a device with {address_bits} address bits: {reason}");
-            Error::os(Errno::ENOSPC, context)
+            Error::os(errno, context)
         };
-        if boundary.is_some() && pages(host, len).count() as u64 * PAGE > room {
-            return Err(refuse(&format!("it reaches {room} bytes in one piece; map less of them at once")));
+        if want.row.is_some() && pages(host, len).count() as u64 * PAGE > room {
+            return Err(refuse(format!("it reaches {room} bytes in one piece; map less of them at once").into()));
         }
-        let pieces = match &mut self.kind {
-            Kind::Iommu(iommu) => iommu.map(id, host, len, access, limit).map(|bus| vec![(bus, len)]).ok_or(FULL),
-            Kind::Physical(physical) => {
-                let reserved = boundary.map_or(Ok(()), |boundary| physical.reserve(host, len, limit, boundary));
-                reserved.and_then(|()| physical.map(id, host, len, limit))
+        let placed = match &mut self.kind {
+            Kind::Iommu(iommu) => {
+                let bus = iommu.map(span, access, limit).ok_or_else(|| refuse(FULL.into()))?;
+                return Ok(Placed { id: bus, pieces: vec![(bus, len)], slots: Vec::new() });
             }
+            Kind::Physical(physical) => physical.map(id, host, len, limit, &want),
         }
         .map_err(refuse)?;
         self.last_id = id;
-        self.held.insert(id, Held { span, first: pieces[0].0 });
-        Ok((id, pieces))
+        self.held.insert(id, span);
+        Ok(placed)
+    }
+
+    /// Moves up to `most` pages that only mappings use which do not pin them; how many.
+    pub(super) fn migrate(&mut self, most: usize) -> usize {
+        match &mut self.kind {
+            Kind::Physical(physical) => physical.migrate(most),
+            Kind::Iommu(_) => 0,
+        }
+    }
+
+    /// Memory of the machine's own, by address, where physical memory is of a fixed size.
+    pub(super) fn own(&self) -> Option<Arc<Region>> {
+        match &self.kind {
+            Kind::Physical(physical) => physical.ram().map(|ram| Arc::clone(ram.memory())),
+            Kind::Iommu(_) => None,
+        }
     }
 
     /// Takes the mapping away and gives its memory back; nothing where there is none with this id.
     pub fn unmap(&mut self, id: u64) -> Option<Span> {
-        let Held { span, first } = self.held.remove(&id)?;
         match &mut self.kind {
-            Kind::Iommu(iommu) => iommu.unmap(first),
-            Kind::Physical(physical) => physical.unmap(id, span.address() as u64, span.len() as u64),
+            Kind::Iommu(iommu) => iommu.unmap(id),
+            Kind::Physical(physical) => {
+                let span = self.held.remove(&id)?;
+                physical.unmap(id, span.address() as u64, span.len() as u64);
+                Some(span)
+            }
         }
-        Some(span)
     }
 
     /// The host address of bus address `address`, and how many bytes, at most `len`, the device can move from there on
@@ -149,9 +269,11 @@ impl Space {
     /// # Errors
     /// With an IOMMU [`Status::IommuFault`] where nothing is mapped for this access. Without one
     /// [`Status::BusReadError`] or [`Status::BusWriteError`] where nothing is mapped at all.
-    pub fn translate(&self, address: u64, len: u64, access: Access) -> Result<(*mut u8, u64, u64), Status> {
-        let (host, contiguous, id) = match &self.kind {
-            Kind::Iommu(iommu) => iommu.translate(address, access).ok_or(Status::IommuFault { address, access })?,
+    pub fn translate(&mut self, address: u64, len: u64, access: Access) -> Result<(*mut u8, u64, u64), Status> {
+        let (host, contiguous, id) = match &mut self.kind {
+            Kind::Iommu(iommu) => {
+                iommu.translate(address, len, access).ok_or(Status::IommuFault { address, access })?
+            }
             Kind::Physical(physical) => physical.translate(address).ok_or(match access {
                 Access::Read | Access::Both => Status::BusReadError,
                 Access::Write => Status::BusWriteError,
@@ -160,14 +282,56 @@ impl Space {
         Ok((host as *mut u8, contiguous.min(len), id))
     }
 
+    /// Whether the device can move `len` bytes at bus address `address` in one go. Nothing changes for having asked.
+    pub fn lie_together(&self, address: u64, len: u64, access: Access) -> bool {
+        match &self.kind {
+            Kind::Iommu(iommu) => iommu.lie_together(address, len, access),
+            Kind::Physical(physical) => physical.translate(address).is_some_and(|(_, together, _)| together >= len),
+        }
+    }
+
+    /// Why there was a fault of the IOMMU.
+    pub fn reason(&self, address: u64, access: Access) -> Reason {
+        match &self.kind {
+            Kind::Iommu(iommu) => iommu.reason(address, access),
+            Kind::Physical(_) => Reason::NotMapped,
+        }
+    }
+
+    /// Empties the IOTLB, if there is one.
+    pub fn flush(&mut self) {
+        if let Kind::Iommu(iommu) = &mut self.kind {
+            iommu.flush();
+        }
+    }
+
+    /// Memory that is not reached any more since somebody last asked, other than what [`Space::unmap`] gave back.
+    pub(super) fn forgotten(&mut self) -> Vec<Forgotten> {
+        match &mut self.kind {
+            Kind::Iommu(iommu) => iommu.forgotten(),
+            Kind::Physical(_) => Vec::new(),
+        }
+    }
+
+    /// What the IOMMU has and did, if there is one.
+    pub fn iommu_stats(&mut self) -> Option<IommuStats> {
+        match &mut self.kind {
+            Kind::Iommu(iommu) => Some(iommu.stats()),
+            Kind::Physical(_) => None,
+        }
+    }
+
     /// How many mappings there are.
     pub fn mappings(&self) -> usize {
-        self.held.len()
+        match &self.kind {
+            Kind::Iommu(iommu) => iommu.len(),
+            Kind::Physical(_) => self.held.len(),
+        }
     }
 }
 
 /// The addresses of the pages that `len` bytes from `host` on lie in.
-fn pages(host: u64, len: u64) -> impl Iterator<Item = u64> {
+fn pages(host: u64, len: u64) -> impl DoubleEndedIterator<Item = u64> {
     (host / PAGE..(host + len).div_ceil(PAGE)).map(|page| page * PAGE)
 }
 

@@ -43,6 +43,7 @@ impl Controller {
             Err(status) => {
                 // Without its descriptors the channel can do nothing but say so.
                 self.halted = true;
+                self.log(status, bus);
                 self.port.common.record(status);
                 self.bank.end(status, true);
                 self.interrupt(false, bus);
@@ -68,6 +69,7 @@ impl Controller {
                 self.begin(work, bus);
             }
             Err(status) => {
+                self.log(status, bus);
                 self.port.common.record(status);
                 work.chain_failure.get_or_insert(status);
                 (work.descriptor.flags, work.phase) = (0, Phase::Finish);

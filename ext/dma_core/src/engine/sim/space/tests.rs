@@ -49,7 +49,7 @@ fn expected(known: &[Known], iommu: bool, address: u64, access: Access) -> Resul
 }
 
 /// Compares a run of `len` bytes with the model: its ends, many bytes between, and the one behind it.
-fn check(space: &Space, known: &[Known], address: u64, len: u64, access: Access) -> Result<(), TestCaseError> {
+fn check(space: &mut Space, known: &[Known], address: u64, len: u64, access: Access) -> Result<(), TestCaseError> {
     let iommu = matches!(space.kind, Kind::Iommu(_));
     let first = expected(known, iommu, address, access);
     match space.translate(address, len, access) {
@@ -85,7 +85,7 @@ proptest! {
             if unmap && !known.is_empty() {
                 let gone = known.swap_remove(offset % known.len());
                 space.unmap(gone.id);
-                check(&space, &known, gone.pieces[0].0, 100, gone.access)?;
+                check(&mut space, &known, gone.pieces[0].0, 100, gone.access)?;
             } else if let Ok((id, pieces)) = space.map(span(&memory, offset, len), access, bits) {
                 let host = (memory.address() + offset) as u64;
                 prop_assert_eq!(pieces.iter().map(|piece| piece.1).sum::<u64>(), len as u64);
@@ -98,12 +98,12 @@ proptest! {
             prop_assert_eq!(memory.in_flight(), known.len());
         }
         for (access, (address, len)) in ACCESSES.into_iter().cycle().zip(probes) {
-            check(&space, &known, address, len + 1, access)?;
+            check(&mut space, &known, address, len + 1, access)?;
         }
         for (address, len) in known.iter().flat_map(|one| &one.pieces) {
             for (address, access) in [address - 1, *address, address + len / 2, address + len - 1, address + len]
                 .into_iter().flat_map(|address| ACCESSES.map(|access| (address, access))) {
-                check(&space, &known, address, *len, access)?;
+                check(&mut space, &known, address, *len, access)?;
             }
         }
         if seed.is_none() {

@@ -79,7 +79,7 @@ impl Isa {
         let Some(channel) = self.board.transact(bus) else { return };
         // One that gets lost is none of the CPU's.
         let is_lost = self.board.cards[channel].is_mute;
-        self.raised[channel] = !is_lost && !bus.handlers.ask((self.board.common.number, channel as u16), 1, bus.now);
+        self.raised[channel] = !is_lost && !bus.handlers.ask(0, (self.board.common.number, channel as u16), 1, bus.now);
         if !self.raised[channel] {
             self.interrupt(channel, bus);
         }
