@@ -2,8 +2,6 @@
 //! stopped and why. Strict, a device moves no byte outside of what is mapped for it now; lazy, none but those and what a model of its
 //! IOTLB has of what was unmapped since the last flush.
 
-use std::collections::VecDeque;
-
 use dma_core::engine::sim::{channel_offset, IommuFault, IommuStats, MemoryOptions, Reason};
 use dma_core::engine::{Bank, Engine, Mapping, Registers};
 use dma_core::memory::{Pages, Region, Span};
@@ -66,38 +64,29 @@ struct Cached {
 #[derive(Default)]
 struct Model {
     live: Vec<Run>,
-    /// The sets of the IOTLB, what was used last at the end.
-    sets: [VecDeque<Cached>; 16],
+    /// The sets of the IOTLB, and which place of each is taken next.
+    sets: [[Option<Cached>; 4]; 16],
+    turns: [usize; 16],
     waiting: usize,
     due: u64,
     stats: IommuStats,
 }
 
 impl Model {
-    fn set(&mut self, address: u64, size: u64) -> &mut VecDeque<Cached> {
-        &mut self.sets[(address / size % 16) as usize]
-    }
-
     /// What the device finds at an address, and where the page ends.
     fn look_up(&mut self, address: u64) -> Option<(Run, u64)> {
         for size in [PAGE, LARGE] {
-            let set = self.set(address, size);
-            let start = address / size * size;
-            let found =
-                set.iter().position(|page| (page.start, page.size) == (start, size) && page.run.contains(address));
-            if let Some(page) = found.and_then(|index| set.remove(index)) {
-                set.push_back(page);
-                return Some((page.run, page.start + page.size));
+            let (start, set) = (address / size * size, &self.sets[(address / size % 16) as usize]);
+            if let Some(page) = set.iter().flatten().find(|page| (page.start, page.size) == (start, size)) {
+                return page.run.contains(address).then_some((page.run, start + size));
             }
         }
         self.stats.misses += 1;
         let run = *self.live.iter().find(|run| run.contains(address))?;
         let (start, size) = run.page(address);
-        let set = self.set(address, size);
-        if set.len() == 4 {
-            set.pop_front();
-        }
-        set.push_back(Cached { start, size, run });
+        let set = (address / size % 16) as usize;
+        self.sets[set][self.turns[set] % 4] = Some(Cached { start, size, run });
+        self.turns[set] += 1;
         Some((run, start + size))
     }
 
@@ -117,7 +106,9 @@ impl Model {
     fn unmap(&mut self, run: Run, lazy: bool, now: u64) {
         self.live.retain(|other| *other != run);
         if !lazy || run.memory == 1 {
-            self.sets.iter_mut().for_each(|set| set.retain(|page| page.run != run));
+            for page in self.sets.as_flattened_mut() {
+                *page = page.filter(|page| page.run != run);
+            }
             self.stats.invalidations += 1;
             return;
         }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::Arc;
 
-use super::iotlb::{Entry, Iotlb};
+use super::iotlb::Iotlb;
 use super::{Reason, BUS_BITS, FIRST, MESSAGES, PAGE};
 use crate::memory::{Pages, Span};
 use crate::transfer::Access;
@@ -120,15 +120,6 @@ impl Run {
         let (first, last) = self.large();
         let all = (self.end().next_multiple_of(PAGE) - self.bus / PAGE * PAGE) / PAGE;
         (all - (last - first) / PAGE, (last - first) / LARGE)
-    }
-
-    /// The leaf that `address` is in, as far as it is mapped, and its size.
-    fn leaf(&self, address: u64) -> (Entry, u64) {
-        let (first, last) = self.large();
-        let size = if (first..last).contains(&address) { LARGE } else { PAGE };
-        let start = address / size * size;
-        let (bus, end) = (start.max(self.bus), (start + size).min(self.end()));
-        (Entry { bus, end, host: self.host + (bus - self.bus), id: self.bus, access: self.access }, size)
     }
 }
 
@@ -267,37 +258,42 @@ impl Iommu {
     /// The memory at `address`, how many of up to `len` bytes lie together there, and whose mapping it is.
     pub(super) fn translate(&mut self, address: u64, len: u64, access: Access) -> Option<(u64, u64, u64)> {
         self.expire();
-        let mut known = None;
-        let Some(first) = self.look_up(address, &mut known) else {
-            self.stats.misses += 1;
-            return None;
-        };
-        if !first.access.allows(access) {
+        let (run, is_live) = self.look_up(address)?;
+        if !run.access.allows(access) {
             return None;
         }
-        let mut end = first.end;
-        while end - address < len && end % PAGE == 0 {
-            match self.look_up(end, &mut known) {
-                Some(next) if next.id == first.id => end = next.end,
-                _ => break,
+        let (first, last) = run.large();
+        let size = |address| if (first..last).contains(&address) { LARGE } else { PAGE };
+        let behind = |address| (address / size(address) + 1) * size(address);
+        let (mut end, until) = (behind(address), run.end().min(address.saturating_add(len)));
+        while end < until {
+            let is_there = match is_live {
+                true => self.tlb.find_or_insert(end, size(end), run.bus),
+                false => self.tlb.find(end).is_some(),
+            };
+            if !is_there && !is_live {
+                break;
             }
+            self.stats.hits += u64::from(is_there);
+            self.stats.misses += u64::from(!is_there);
+            end = behind(end);
         }
-        Some((first.host + (address - first.bus), end - address, first.id))
+        Some((run.host + (address - run.bus), end.min(run.end()) - address, run.bus))
     }
 
-    /// The page of an address, from the IOTLB, or from the tables into it. `known` is the run that was last found in these.
-    fn look_up(&mut self, address: u64, known: &mut Option<Run>) -> Option<Entry> {
-        if let Some(entry) = self.tlb.find(address) {
+    /// The run that an address is in, by the IOTLB, or by the tables and in the IOTLB from now on; whether the tables have it.
+    fn look_up(&mut self, address: u64) -> Option<(Run, bool)> {
+        if let Some(id) = self.tlb.find(address) {
             self.stats.hits += 1;
-            return Some(entry);
+            let Mapping { run, memory } = self.mappings.get(&id)?;
+            return run.contains(address).then_some((*run, matches!(memory, Memory::Mapped(_))));
         }
-        if known.is_none_or(|run| !run.contains(address)) {
-            *known = self.walk(address);
-        }
-        let (entry, size) = (*known)?.leaf(address);
         self.stats.misses += 1;
-        self.tlb.insert(entry, size);
-        Some(entry)
+        let run = self.walk(address)?;
+        let (first, last) = run.large();
+        let size = if (first..last).contains(&address) { LARGE } else { PAGE };
+        self.tlb.find_or_insert(address, size, run.bus);
+        Some((run, true))
     }
 
     /// What the tables have at an address.
@@ -314,8 +310,9 @@ impl Iommu {
     /// Why an access is not let through.
     pub(super) fn reason(&self, address: u64, access: Access) -> Reason {
         let is_message = MESSAGES.contains(&address);
-        let allowed = self.walk(address).map(|run| run.access).or_else(|| self.tlb.access(address));
-        let is_denied = is_message || allowed.is_some_and(|allowed| !allowed.allows(access));
+        let cached = || Some(self.mappings.get(&self.tlb.find(address)?)?.run).filter(|run| run.contains(address));
+        let run = self.walk(address).or_else(cached);
+        let is_denied = is_message || run.is_some_and(|run| !run.access.allows(access));
         match access {
             Access::Write if is_message => Reason::InterruptBlocked,
             Access::Write if is_denied => Reason::NoWrite,
