@@ -21,12 +21,30 @@ RSpec.describe "The programs of bugs" do
     "LeakedDescriptor" => ["......", "...DEF", '"......"', '"...DEF"'],
     "Limit16m" => [["-----", "SOUNDAda,", 0x117_0000], ["SOUND", "Dear Ada,", 0x117_0000], '"SOUNDAda,"', '"SOUND"'],
     "LostInterrupt" => [[%w[one six], "onetwosix"], [%w[one two six], "onetwosix"], "one, six", "one, two, six"],
+    "MissingBarrier" => ["old text", "new text", 'read "old text"', 'read "new text"'],
     "PageWrap" => [memory[{ 65_532 => "ABCD", 0 => "EFGH" }], memory[{ 65_532 => "ABCDEFGH" }],
                    "ABCD.... lies there, and EFGH at 0", "ABCDEFGH lies at 65532, and .... at 0"],
     "PointerNotAdvanced" => [%w[one one one], %w[one two six], "one, one, one", "one, two, six"],
     "RingOverrun" => ["....E", "ABCDE", '"....E"', '"ABCDE"'],
-    "Starvation" => [[".....", 1000], ["music", 32], "for 1000 of them", '"music"']
+    "SharedCacheLine" => [["packet 1", "count 0"], ["packet 1", "count 1"], '"packet 1" and "count 0"', '"count 1"'],
+    "StaleRead" => [["old text", 1], ["new text", 0], 'read "old text"', 'read "new text"'],
+    "StaleWrite" => [["old text", true], ["new text", false], 'read "old text"', 'read "new text"'],
+    "Starvation" => [[".....", 1000, false], ["music", 32, true], "for 1000 of them", '"music"']
   }
+
+  # The bugs that DMA.debug finds, and its rules for them.
+  found = { "LostInterrupt" => :leak, "SharedCacheLine" => :cpu_access, "StaleRead" => :cpu_access,
+            "StaleWrite" => :device_access, "Starvation" => :cpu_access }
+
+  # What DMA.debug says of the block.
+  def findings
+    errors = []
+    DMA.debug { |error| errors << error }
+    yield
+    errors
+  ensure
+    DMA.debug = false
+  end
 
   files = endings.keys.to_h { |name| [name, name.gsub(/(?<=[a-z])(?=[A-Z\d])/, "_").downcase] }
 
@@ -43,12 +61,20 @@ RSpec.describe "The programs of bugs" do
       expect(output.lines.values_at(0, 2)).to match(told.map { |words| include(words) })
       expect(output.lines.map(&:size)).to all(be <= 121)
     end
+
+    it "#{name}: DMA.debug finds #{found[name]&.inspect || "nothing"} in the bug, and nothing in the cure" do
+      program = Bugs.const_get(name)
+      errors = findings { expect(program.bug).to eq wrong }
+      expect(errors.map(&:rule)).to eq [*found[name]]
+      expect(errors.map { |error| error.backtrace.first }).to all(start_with("#{paths[files[name]]}:"))
+      expect(findings { expect(program.cure).to eq right }).to eq []
+    end
   end
 
   it "are all here, and each has a row in the list of the examples" do
     expect(files.values).to match_array(paths.keys)
     list = File.read(File.join(root, "examples/README.md"))
-    rows = list.scan(%r{^\| [^|]+ \| \[(\w+)\.rb\]\(bugs/\1\.rb\) \| [^|]+ \| [^|]+ \|$})
-    expect(rows.flatten).to match_array(paths.keys)
+    rows = list.scan(%r{^\| [^|]+ \| \[(\w+)\.rb\]\(bugs/\1\.rb\) \| [^|]+ \| [^|]+ \| (?:-|`:(\w+)`[^|]*) \|$})
+    expect(rows).to match_array(files.map { |name, file| [file, found[name]&.to_s] })
   end
 end

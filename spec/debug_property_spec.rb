@@ -22,7 +22,7 @@ RSpec.describe "DMA.debug and random programs" do
   end
 
   # Machines, and of what their programs' ranges are multiples.
-  [[{}, 1], [{ iommu: false }, 1]].each do |machine, grain|
+  [[{}, 1], [{ iommu: false }, 1], [{ coherent: false }, 64]].each do |machine, grain|
     describe "on a machine with #{machine}" do
       it "finds nothing in those that hand over what they use, and they see what they see anywhere" do
         rounds(100).times do |seed|

@@ -101,6 +101,14 @@ RSpec.describe "DMA.debug" do
     expect(kept).to be_unmapped
   end
 
+  it "takes transfers that were given up for known" do
+    machine = DMA::Sim.new(clock: :manual)
+    hanging = machine.device(memory: 4096)
+    2.times { |n| machine.inject(:hang) && hanging.channel.submit(source: 0, destination: memory.slice(64 * n, 64)) }
+    expect { hanging.wait_completion(timeout: 0.1) }.to raise_error(DMA::TimeoutError)
+    expect(rule { hanging.close }).to be_nil
+  end
+
   it "is told by a mapping that failed, where it was asked" do
     small = DMA::Device.open(:sim, address_bits: 16, memory: 4096)
     failed = small.map(DMA::Buffer.new(128 << 10, lock: false), exception: false)
@@ -134,6 +142,22 @@ RSpec.describe "DMA.debug" do
         [DMA.debug, other.map(own, type: :streaming, direction: :from_device) { rule { own.get_string } }].inspect
       end
       expect(answer).to eq "[:raise, :cpu_access]"
+    end
+  end
+
+  it "counts a write of the CPU for its whole cache lines where the cache does not follow devices, and no read" do
+    machine = DMA::Sim.new(coherent: false)
+    [[machine.device(memory: 4096), :cpu_access], [device, nil]].each do |one, expected|
+      allow(one).to receive(:capabilities).and_return(one.capabilities.merge(coherent: expected.nil?))
+      one.map(memory.slice(64, 100), type: :streaming, direction: :from_device) do
+        beside = [63, 164, 191].map { |at| rule { memory.set_value(:U8, at, 1) } }
+        expect(beside).to eq [nil, expected, expected]
+        expect([192, 300].map { |at| rule { memory.set_value(:U8, at, 1) } }).to eq [nil, nil]
+        expect(rule { memory.get_string(164, 100) }).to be_nil
+      end
+      transfer = one.channel.submit(source: 0, destination: memory.slice(1000, 10))
+      expect([990, 1010].map { |at| rule { memory.set_value(:U8, at, 1) } }).to eq [expected, expected]
+      transfer.wait
     end
   end
 

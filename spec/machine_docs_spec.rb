@@ -18,7 +18,8 @@ RSpec.describe "docs/machine.md" do
   end
 
   it "names only specs, examples and sources that there are, and so does docs/article.md" do
-    paths = (text + File.read(Support::ArticleTable::PATH)).scan(%r{`((?:spec|examples|ext|docs|benchmark)/[\w./]+)`}).flatten.uniq
+    pages = text + File.read(Support::ArticleTable::PATH)
+    paths = pages.scan(%r{`((?:spec|examples|ext|docs|benchmark)/[\w./]+)`}).flatten.uniq
     expect(paths.size).to be > 10
     expect(paths.reject { |path| File.exist?(File.join(root, path)) }).to eq []
   end

@@ -241,6 +241,32 @@ RSpec.describe DMA::Mapping do
     expect(buffer.free).to be_freed
   end
 
+  it "is found by its bus address, as drivers of the kernel find it" do
+    others = [DMA::Device.open(:sim).map(buffer), device.map(DMA::Buffer.new(64))]
+    mapping = device.map(buffer, type: :streaming, direction: :to_device)
+    at = mapping.address
+    expect([device.sync_for_device(at), device.sync_for_cpu(at + 8191, 1), device.sync_for_cpu(at, 9000)]).to all be_nil
+    later = device.map(buffer)
+    expect { device.unmap(at + 1) }.to raise_error(DMA::MisuseError, /nothing is mapped at .*#{(at + 1).to_s(16)}/)
+    [at, later.address].each { |address| expect(device.unmap(address, 8192, direction: :to_device)).to be_nil }
+    expect([mapping, later, *others].map(&:unmapped?)).to eq [true, true, false, false]
+    expect { device.unmap(at) }.to raise_error(DMA::MisuseError, /never mapped, or has been unmapped/)
+    expect { device.sync_for_cpu(at) }.to raise_error(DMA::MisuseError)
+    expect { device.unmap("here") }.to raise_error(ArgumentError)
+  end
+
+  it "is the one of that size and direction, of several at one address" do
+    DMA::Device.open(scratch_file("file", "x")) do |file|
+      large = file.map(buffer)
+      small = file.map(buffer.slice(0, 64), type: :streaming, direction: :to_device)
+      file.unmap(large.address, 8192)
+      expect([large, small].map(&:unmapped?)).to eq [true, false]
+      large = file.map(buffer)
+      file.unmap(small.address, direction: :to_device)
+      expect([large, small].map(&:unmapped?)).to eq [false, true]
+    end
+  end
+
   it "is for transfers of its device, whoever has that open, and of no other" do
     other = device.sim.device
     [other, DMA::Device.open(:sim)].each do |stranger|

@@ -7,9 +7,9 @@ RSpec.describe DMA::Cache do
   let(:device) { sim.device(memory: 1 << 20) }
   let(:buffer) { DMA::Buffer.new(256).tap { |buffer| buffer.clear("o".ord) } }
 
-  # What software has the cache do to a mapping, without a word of it to the device.
+  # A mapping that is kept as long as the example.
   def map(type: :consistent, direction: :bidirectional, of: buffer)
-    device.map(of, type: type, direction: direction)
+    device.map(of, type: type, direction: direction).tap { |mapping| (@mappings ||= []) << mapping }
   end
 
   # Each line of the buffer: valid, dirty.
@@ -246,9 +246,10 @@ RSpec.describe DMA::Cache do
     run = lambda do |seed|
       sim = DMA::Sim.new(clock: :manual, coherent: false, cache_size: 256, seed: seed)
       buffer = DMA::Buffer.new(4096)
-      sim.device.map(buffer, type: :streaming, direction: :to_device)
-      buffer.clear(1)
-      [sim.cache.lines(buffer).map { |line| line[:valid] }, sim.stats[:cache]]
+      sim.device.map(buffer, type: :streaming, direction: :to_device) do
+        buffer.clear(1)
+        [sim.cache.lines(buffer).map { |line| line[:valid] }, sim.stats[:cache]]
+      end
     end
     expect(run[1]).to eq run[1]
     expect(run[1][0]).not_to eq run[2][0]

@@ -33,6 +33,7 @@ module Bugs
       taken = [0, 3, 6].select do |at|
         yield device.channel, device.channel.submit(source: at, destination: memory.slice(at, 3))
       end
+      device.close # all is done, as far as the program knows
       [taken.map { |at| memory.get_string(at, 3) }, memory.get_string(0, 9)]
     end
   end

@@ -19,18 +19,19 @@ module Bugs
       record(:round_robin)
     end
 
-    # A sound card records next to a disk that is read without a pause. What is in memory after 1,000 cycles, and how
-    # many of them the card has waited for the bus.
+    # A sound card records next to a disk that is written without a pause. What is in memory after 1,000 cycles, how
+    # many of them the card has waited for the bus, and whether it was done.
     def record(arbitration)
       sim = DMA::Sim.new(clock: :manual, bus: :pci, arbitration: arbitration)
       disk, card = Array.new(2) { sim.device }
       card.pio_write("music")
       block, memory = Array.new(2) { DMA::Buffer.new(4096) }
-      20.times { disk.channel.submit(source: 0, destination: block) }
+      20.times { disk.channel.submit(source: block, destination: 0) }
       memory.set_string(".....")
-      card.channel.submit(source: 0, destination: memory, length: 5)
+      recording = card.channel.submit(source: 0, destination: memory, length: 5)
       sim.step(1000)
-      [memory.get_string(0, 5), sim.stats[:masters].find { |master| master[:device] == 1 }[:wait_cycles]]
+      done = recording.done?
+      [memory.get_string(0, 5), sim.stats[:masters].find { |master| master[:device] == 1 }[:wait_cycles], done]
     end
   end
 end

@@ -67,7 +67,9 @@ module DMA
       #   all else, when 256 unmaps of a device wait for that, or the first of them has for 10 ms of simulated time, or
       #   no other bus addresses are left, or {#flush_iotlb} is called; until then a device reaches what it has there
       # @param cpus [Integer] CPUs, up to 1024, that handle interrupts ({Channel#affinity=})
-      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU; nil: as many as a device reaches
+      # @param ram [Integer, nil] bytes of physical memory, without an IOMMU. Pages are drawn from it whatever a device
+      #   reaches, and bounced where that is too little; what nobody has mapped is memory of the machine's own, which
+      #   any device may read and write. nil: pages lie where their device reaches them, and elsewhere is nothing
       # @param fragmentation [Numeric] the part of it, from 0 to 1, that others occupy, a page here and there; without
       #   `ram:` it has 64 MiB then
       # @return [Sim]
@@ -188,7 +190,7 @@ module DMA
     #   which one stays free
     # @param alignment [Integer] what device addresses, lengths and addresses of memory must be a multiple of; others
     #   are refused
-    # @param address_bits [Integer, nil] 16..48; what lies above is not reached
+    # @param address_bits [Integer, nil] 16..48; what lies above is not reached: with `ram:` memory there is bounced
     # @param max_length [Integer, nil] bytes of one descriptor: longer transfers are split, longer copies within the
     #   device refused; nil: as many as a descriptor can say
     # @param max_segments [Integer] elements of a scatter-gather list; without an IOMMU also pieces of memory that one
@@ -277,6 +279,16 @@ module DMA
     def clear_faults
       native_clear_faults
       self
+    end
+
+    # Moves pages of physical memory that are mapped with `pin: false` only ({Device#map}), as the kernel does to
+    # compact memory, and as the seed says. Devices go on with the addresses that they were told, where the next owner
+    # of these pages may be by then.
+    #
+    # @param pages [Integer, nil] how many at most; nil: all
+    # @return [Integer] how many have moved: with an IOMMU none, for memory is pinned
+    def migrate(pages = nil)
+      native_migrate(pages && DMA.__send__(:natural, pages, "pages"))
     end
 
     # @!attribute [r] faults

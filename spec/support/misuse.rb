@@ -165,8 +165,19 @@ RSpec.shared_examples "a device that the checker knows" do |except: []|
     end
   end
 
-  it "tells of all that a program does wrong, in its order" do
+  # What is told of all broken programs, one after the other.
+  def report(device, programs)
     errors = misuse { programs.each_value { |broken, _| broken.call(device, memory) } }
-    expect(errors.map(&:rule)).to eq programs.keys
+    errors.map do |error|
+      message = error.message.gsub(/0x\h+/, "ADDRESS").gsub(device.name, "DEVICE")
+      [error.rule, message, error.backtrace.first, error.mapped_at&.first]
+    end
+  end
+
+  it "tells the same as of a simulated device, in the same order" do
+    simulated = DMA::Device.open(:sim, memory: 4096, max_length: device.capabilities[:max_length])
+    told = report(device, programs)
+    expect(told.map(&:first)).to eq programs.keys
+    expect(told).to eq report(simulated, programs)
   end
 end

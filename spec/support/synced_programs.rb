@@ -19,6 +19,7 @@ module Support
         OWNERS.key?(kind)
       end
     end
+    TRANSFER = Step.new(:device_writes, 0, SIZE).freeze
 
     attr_reader :steps
 
@@ -29,12 +30,9 @@ module Support
       @type, @direction = TYPES.sample(random: @random)
       @steps = []
       owners = Array.new(SIZE, :device)
-      count.times do
-        step = access
-        syncs = missing(step, owners)
-        syncs.each { |sync| apply(sync, owners) }
-        @steps.push(*syncs, step)
-      end
+      count.times { add(access, owners) }
+      # What the CPU wrote and did not hand over may be lost when the mapping ends, which takes it from the device.
+      add(Step.new(TRANSFERS[@direction].last, 0, SIZE), owners)
     end
 
     # The same program less a sync.
@@ -64,6 +62,22 @@ module Support
     end
 
     private
+
+    # Adds a step, and what it wants before it.
+    def add(step, owners)
+      syncs = missing(step, owners)
+      add(TRANSFER, owners) if syncs.any? { |sync| sync.kind == :sync_for_cpu } && lost?
+      syncs.each { |sync| apply(sync, owners) }
+      @steps.push(*syncs, step)
+    end
+
+    # Whether bytes were handed over to be written by the device, and were not: what they were may be lost.
+    def lost?
+      return false unless @direction == :from_device
+
+      last = @steps.reverse_each.find { |step| %i[device_writes sync_for_device].include?(step.kind) }
+      last&.kind != :device_writes
+    end
 
     def access
       kind = [:cpu_reads, :cpu_writes, *TRANSFERS[@direction]].sample(random: @random)

@@ -82,7 +82,12 @@ impl Device {
     /// Has a mapping end when the handle is closed.
     pub fn holds(&self, mapped: &Arc<Mutex<Option<Mapped>>>) {
         let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
-        mappings.retain(|mapping| mapping.strong_count() > 0);
+        if mappings.len() == mappings.capacity() {
+            // Each time that there are twice as many as the GC left: a look at all of them costs little then.
+            mappings.retain(|mapping| mapping.strong_count() > 0);
+            let left = mappings.len();
+            mappings.reserve(left.max(16));
+        }
         mappings.push(Arc::downgrade(mapped));
     }
 

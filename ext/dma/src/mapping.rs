@@ -3,7 +3,7 @@
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dma_core::engine::Mapping as CoreMapping;
+use dma_core::engine::{Mapping as CoreMapping, Terms};
 use dma_core::memory::{check_range, find, BusAddresses, PageLock, Region, Residency, Span};
 use dma_core::transfer::Access;
 use magnus::typed_data::Obj;
@@ -105,13 +105,14 @@ fn gone(ruby: &Ruby) -> Error {
     misuse(ruby, "this mapping was taken away (unmap), or its device closed; map the memory again")
 }
 
-/// Maps a buffer for a device.
+/// Maps a buffer for a device; in one piece, and pinned, if it is to be.
 fn native_map(
     ruby: &Ruby,
     device: Obj<Device>,
     buffer: Obj<Buffer>,
     kind: Symbol,
     direction: Value,
+    (contiguous, pinned): (bool, bool),
 ) -> Result<Mapping, Error> {
     let access = access_from(ruby, direction)?;
     let core = device.open(ruby)?;
@@ -121,7 +122,7 @@ fn native_map(
     let owner = find(region.address() + offset).map_or_else(|| Arc::clone(&region), |(owner, _)| owner);
     let (span, address) = (Span::new(&region, offset, len).or_raise(ruby)?, region.address() + offset);
     let lock = match owner.residency() {
-        _ if core.engine().pins() => None,
+        _ if core.engine().pins() || !pinned => None,
         Residency::Locked | Residency::Pinned => None,
         // Without the GVL, for all pages are brought in.
         // SAFETY: the span keeps our own memory mapped; the owner of other memory is kept, and must not free it. Memory that is
@@ -130,7 +131,11 @@ fn native_map(
     };
     // Pinning brings all pages in as well.
     let coherent = choice(kind.as_value()) == "coherent";
-    let map = || core.engine().map(span, access).and_then(|mapping| mapping.attach(coherent).map(|()| mapping));
+    let terms = Terms { coherent, contiguous, pinned };
+    let map = || {
+        let mapping = core.engine().map_with(span, access, terms)?;
+        mapping.attach(coherent).map(|()| mapping)
+    };
     let mapping = gvl::without(ruby, map)?.or_raise(ruby)?;
     if buffer.is_foreign() {
         keeper::keep(ruby, &region, buffer.as_value());
@@ -192,7 +197,7 @@ fn direction(ruby: &Ruby, this: &Mapping) -> Symbol {
 }
 
 /// Orders what the CPU did to a range before what the device does, or the other way round. The caches of a PC are coherent, and a
-/// barrier is all there is to do; those of a simulated machine may be others.
+/// barrier is all there is to do; those of a simulated machine may be others, and its memory may be bounced.
 fn native_sync(
     ruby: &Ruby,
     this: &Mapping,
@@ -219,7 +224,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     let class = dma.define_class("Mapping", ruby.class_object())?;
     class.undef_default_alloc_func();
     let device = dma.define_class("Device", ruby.class_object())?;
-    device.define_private_method("native_map", method!(native_map, 3))?;
+    device.define_private_method("native_map", method!(native_map, 4))?;
     device.define_private_method("native_map_failed", method!(native_map_failed, 3))?;
     class.define_method("handle", method!(|this: &Mapping| this.handle, 0))?;
     class.define_method("device", method!(|this: &Mapping| this.device, 0))?;

@@ -367,6 +367,11 @@ fn native_take_trace(ruby: &Ruby, this: &Sim) -> Result<Trace, Error> {
     Ok(Trace::new(machine.take_trace(), machine.options().timing))
 }
 
+/// Moves pages that are not pinned; all of them, where nothing is said.
+fn native_migrate(ruby: &Ruby, this: &Sim, most: Option<usize>) -> Result<usize, Error> {
+    Ok(this.machine(ruby)?.migrate(most.unwrap_or(usize::MAX)))
+}
+
 fn faults(ruby: &Ruby, this: &Sim) -> Result<RArray, Error> {
     iommu::faults(ruby, this.machine(ruby)?)
 }
@@ -410,6 +415,7 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_step", method!(native_step, 1))?;
     class.define_private_method("native_inject", method!(native_inject, 5))?;
     class.define_private_method("native_clear_faults", method!(native_clear_faults, 0))?;
+    class.define_private_method("native_migrate", method!(native_migrate, 1))?;
     class.define_private_method("native_start_trace", method!(native_start_trace, 0))?;
     class.define_private_method("native_cache", method!(native_cache, 4))?;
     class.define_private_method("native_lines", method!(native_lines, 3))?;

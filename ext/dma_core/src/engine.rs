@@ -170,6 +170,23 @@ impl Mapping for OwnAddress {
     }
 }
 
+/// How memory is to be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// It needs no [`Mapping::sync`].
+    pub coherent: bool,
+    /// In one piece.
+    pub contiguous: bool,
+    /// It stays where it is as long as it is mapped.
+    pub pinned: bool,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Terms { coherent: true, contiguous: false, pinned: true }
+    }
+}
+
 /// Which of a device's registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bank {
@@ -227,6 +244,20 @@ pub trait Engine: Send + Sync + Debug {
     /// [`Error::Argument`] for no bytes; [`Error::Os`] (ENOSPC) where no addresses are left.
     fn map(&self, span: Span, _access: Access) -> Result<Arc<dyn Mapping>> {
         OwnAddress::of(span).map(|mapping| Arc::new(mapping) as _)
+    }
+
+    /// The same on terms, which are nothing to choose where one IOMMU maps all memory: it is coherent, pinned and in one piece.
+    ///
+    /// # Errors
+    /// As [`Engine::map`]; [`Error::Argument`] for memory that is not to be pinned, where all is; [`Error::Os`] (ENOMEM) where there is
+    /// no place for it in one piece.
+    fn map_with(&self, span: Span, access: Access, terms: Terms) -> Result<Arc<dyn Mapping>> {
+        if !terms.pinned {
+            return Err(Error::Argument(
+                "pin: false is for a simulated machine without an IOMMU; this device's memory stays where it is; leave pin: out".into(),
+            ));
+        }
+        self.map(span, access)
     }
 
     /// Looks at an operation before it is taken, so that whoever submits it learns what is in the way: refuses a direction that the

@@ -128,7 +128,7 @@ module DMA
 
         private
 
-        def map_buffer(_buffer, _type, _direction, exception)
+        def map_buffer(_buffer, _type, _direction, exception, _place)
           mapping = super
           begin
             Debug.check { |tracker| tracker.map(mapping, checked: exception) }

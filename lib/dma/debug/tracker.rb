@@ -87,6 +87,8 @@ module DMA
       # Software was told of a transfer's end, or it has not begun.
       def forget(live)
         synchronize do
+          next unless @lives.key?(live)
+
           drop(live)
           next unless live.fence
 

@@ -50,6 +50,10 @@ module DMA
 
         def drain_until(deadline, timeout)
           Debug.ending(Debug.of(self)) { super }
+        rescue TimeoutError
+          # The rest was given up.
+          Debug.ended(self)
+          raise
         end
 
         def native_next_ended

@@ -42,10 +42,11 @@ module DMA
 
       private
 
-      # Maps a buffer, so that it is found by its address.
-      def map_buffer(buffer, type, direction, exception)
-        mapping = native_map(buffer, type, direction)
-        (@mapped ||= ObjectSpace::WeakMap.new)[mapping.handle] = mapping
+      # Maps a buffer; `place`: whether in one piece, and pinned.
+      def map_buffer(buffer, type, direction, exception, place)
+        mapping = native_map(buffer, type, direction, place)
+        @mapped[mapping.handle] = mapping if @mapped
+        mapping
       rescue SystemCallError, LockLimitError, UnsupportedError => e
         raise if exception
 
@@ -69,9 +70,19 @@ module DMA
                                   address: address, name: name)
       end
 
+      # The mappings of this device. They are written down from when one is first looked for by its address: programs
+      # that do not do so pay nothing.
+      def mapped
+        unless @mapped
+          @mapped = ObjectSpace::WeakMap.new
+          ObjectSpace.each_object(Mapping) { |one| @mapped[one.handle] = one if one.device.equal?(self) }
+        end
+        @mapped.values
+      end
+
       def find_mapping(address, size, direction, first: false)
         DMA.__send__(:natural, address, "an address", 64)
-        found = (@mapped ? @mapped.values : []).filter_map do |mapping|
+        found = mapped.filter_map do |mapping|
           offset = mapping.unmapped? ? nil : mapping.__send__(:offset_of, address)
           [mapping, offset] if offset && (offset.zero? || !first)
         end

@@ -18,6 +18,7 @@ mod handler;
 mod interrupt;
 mod isa;
 mod machine;
+mod mapped;
 mod memory;
 mod moderation;
 mod options;

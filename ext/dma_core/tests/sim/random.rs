@@ -1,7 +1,9 @@
 //! Random machines with random programs: each moves the right bytes, is the same in every run and when it is traced, and its statistics
 //! agree with each other.
 
-use dma_core::engine::sim::{Arbitration, Coalesce, InterruptCost, MachineStats, MasterStats, Mode, Timing};
+use dma_core::engine::sim::{
+    Arbitration, Coalesce, InterruptCost, MachineStats, MasterStats, MemoryOptions, Mode, Timing,
+};
 use dma_core::engine::{Bank, Engine};
 use dma_core::memory::{Region, Span};
 use dma_core::transfer::Status;
@@ -57,7 +59,19 @@ fn machine_options(random: &mut Rng) -> MachineOptions {
             random,
             &[cost(0, 0, 0), cost(0, 0, 0), InterruptCost::PC1998, cost(1, 0, 0), cost(1_000_000_000, 0, 1)],
         ),
-        ..MachineOptions::default()
+        memory: memory(random),
+    }
+}
+
+/// What is between the CPU and memory makes no difference to transfers of memory that is not mapped.
+fn memory(random: &mut Rng) -> MemoryOptions {
+    let coherent = random.bool();
+    MemoryOptions {
+        coherent,
+        cache_size: pick(random, &[64, 256, 32 << 10]),
+        cache_injection: pick(random, &[None, Some(false), Some(true)]).filter(|_| coherent),
+        weak: random.bool(),
+        ..MemoryOptions::default()
     }
 }
 

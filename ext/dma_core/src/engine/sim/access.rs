@@ -1,15 +1,18 @@
 //! How the machine reaches memory: by bus address, for as long as a mapping lasts, and its devices' own by offset.
 
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire, Ordering::Release};
+use std::sync::atomic::{
+    AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
 use std::sync::Arc;
 use std::thread;
 
 use super::port::Common;
-use super::space::{IommuStats, Reason, Space};
+use super::space::{IommuStats, Placed, Reason, Space, Want};
 use crate::error::Result;
 use crate::memory::processor::Processor;
-use crate::memory::Span;
+use crate::memory::{Region, Span};
 use crate::ring;
 use crate::sync::{lock, Mutex, MutexGuard};
 use crate::transfer::{Access, Descriptor, Status};
@@ -23,27 +26,24 @@ pub(super) struct Addresses {
     used: AtomicU64,
     /// What the CPU has of the memory.
     processor: Option<Arc<Processor>>,
+    /// See [`Space::own`].
+    own: Option<Arc<Region>>,
+    /// Words that the CPU copied to and from bounce buffers.
+    words: AtomicU64,
 }
+
+/// Bytes that the CPU copies at once.
+const WORD: u64 = 8;
 
 impl Addresses {
     pub(super) fn new(space: Space, processor: Option<Arc<Processor>>) -> Addresses {
-        Addresses { space: Mutex::new(space), used: AtomicU64::new(0), processor }
+        let own = space.own();
+        Addresses { space: Mutex::new(space), used: AtomicU64::new(0), processor, own, words: AtomicU64::new(0) }
     }
 
-    /// See [`Space::map`].
-    pub(super) fn map(&self, span: Span, access: Access, bits: u32) -> Result<(u64, Vec<(u64, u64)>)> {
-        self.change(|space| space.map(span, access, bits))
-    }
-
-    /// See [`Space::map_contiguous`].
-    pub(super) fn map_contiguous(
-        &self,
-        span: Span,
-        access: Access,
-        bits: u32,
-        boundary: Option<u64>,
-    ) -> Result<(u64, u64)> {
-        self.change(|space| space.map_contiguous(span, access, bits, boundary))
+    /// See [`Space::map_as`].
+    pub(super) fn map_as(&self, span: Span, access: Access, bits: u32, want: Want) -> Result<Placed> {
+        self.change(|space| space.map_as(span, access, bits, want))
     }
 
     /// See [`Space::map_again`].
@@ -53,8 +53,11 @@ impl Addresses {
 
     /// Takes a mapping away, once a burst through it is over.
     pub(super) fn unmap(&self, id: u64) {
-        let gone = self.change(|space| space.unmap(id));
-        self.wait_while(|used| used == id);
+        let gone = self.change(|space| {
+            // The burst needs the table no more, and what it writes is there when its memory goes.
+            self.wait_while(|used| used == id);
+            space.unmap(id)
+        });
         drop(gone);
     }
 
@@ -87,6 +90,30 @@ impl Addresses {
         while is_meant(self.used.load(Acquire)) {
             thread::yield_now();
         }
+    }
+
+    /// See [`Space::migrate`].
+    pub(super) fn migrate(&self, most: usize) -> usize {
+        self.change(|space| {
+            // The bytes of a burst that is under way are where they were.
+            self.wait_while(|used| used != 0);
+            space.migrate(most)
+        })
+    }
+
+    /// Memory of the machine's own, see [`Space::own`].
+    pub(super) fn own(&self) -> Option<&Arc<Region>> {
+        self.own.as_ref()
+    }
+
+    /// The CPU has copied so many bytes of it.
+    pub(super) fn copied(&self, bytes: u64) {
+        self.words.fetch_add(bytes.div_ceil(WORD), Relaxed);
+    }
+
+    /// Words that the CPU has copied.
+    pub(super) fn words(&self) -> u64 {
+        self.words.load(Relaxed)
     }
 
     /// How many mappings there are.

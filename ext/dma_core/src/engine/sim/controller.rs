@@ -19,7 +19,7 @@ use super::space::{Reason, MESSAGES};
 use super::timers::Timers;
 use super::timing::Timing;
 use super::trace::{self, Event, Master, What};
-use super::work::{check, Phase, Work};
+use super::work::{check, truncate, Phase, Work};
 use crate::transfer::{flags, Access, Descriptor, Status};
 
 /// Bytes of a status, and of the register that starts a transfer.
@@ -161,8 +161,9 @@ impl Controller {
 
     /// Decides what becomes of the descriptor in hand.
     fn begin(&mut self, work: &mut Work, bus: &mut Bus<'_>) {
-        let Descriptor { flags: control, length, .. } = work.descriptor;
         let common = &self.port.common;
+        truncate(common, &mut work.descriptor);
+        let Descriptor { flags: control, length, .. } = work.descriptor;
         work.phase = Phase::Move;
         work.failure = if control & flags::CANCEL != 0 {
             // What is chained to it is let alone: its transfer is over, and its memory may be another's.

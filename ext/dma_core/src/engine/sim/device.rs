@@ -17,12 +17,11 @@ use super::port::{Common, Port};
 use super::registers::Window;
 use super::requester::Requester;
 use super::space::IommuStats;
-use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats};
+use crate::engine::{Bank, Engine, Limits, ManualClock, Mapping, Queue, Registers, Stats, Terms};
 use crate::error::{Error, Result};
-use crate::memory::processor::{Attachment, Processor};
+use crate::memory::processor::Attachment;
 use crate::memory::{Huge, Layout, Lock, Region, Span};
 use crate::sync::{lock, Mutex};
-use crate::sys;
 use crate::transfer::{Access, Op, Status};
 
 /// Pages of simulated physical memory.
@@ -81,7 +80,7 @@ impl Device {
         &self.machine
     }
 
-    pub(super) fn common(&self) -> &Common {
+    pub(super) fn common(&self) -> &Arc<Common> {
         &self.common
     }
 
@@ -189,37 +188,6 @@ impl Device {
         (port.descriptors.load(Relaxed), port.bytes.load(Relaxed), port.interrupts.load(Relaxed))
     }
 
-    /// Maps the descriptors of a ring, in one piece.
-    pub fn map_ring(&self, span: Span) -> Result<Arc<dyn Mapping>> {
-        self.map_contiguous(span, Access::Both, None)
-    }
-
-    /// See [`Space::map_contiguous`](super::space::Space::map_contiguous).
-    pub(super) fn map_contiguous(&self, span: Span, access: Access, boundary: Option<u64>) -> Result<Arc<dyn Mapping>> {
-        self.machine.check()?;
-        let (len, bits) = (span.len() as u64, self.common.options.address_bits);
-        let again = self.again(&span);
-        let (id, address) = self.common.addresses.map_contiguous(span, access, bits, boundary)?;
-        Ok(self.mapped(id, vec![(address, len)], again, access))
-    }
-
-    /// What is going to be mapped, for the CPU's caches.
-    pub(super) fn again(&self, span: &Span) -> Option<(Arc<Processor>, Span)> {
-        self.machine.processor().map(|processor| (Arc::clone(processor), span.part(0, span.len())))
-    }
-
-    pub(super) fn mapped(
-        &self,
-        id: u64,
-        segments: Vec<(u64, u64)>,
-        again: Option<(Arc<Processor>, Span)>,
-        access: Access,
-    ) -> Arc<dyn Mapping> {
-        let (common, generation) = (Arc::clone(&self.common), sys::fork_generation());
-        let processor = again.map(|(processor, span)| (processor, span, access));
-        Arc::new(Mapped { common, id, segments, generation, processor, attachment: Mutex::default() })
-    }
-
     pub(super) fn with_controllers(&self, work: impl FnMut(&mut Controller, &mut Bus<'_>)) {
         self.machine.with_controllers(self.number(), None, work);
     }
@@ -248,7 +216,9 @@ impl Engine for Device {
         if self.is_isa() {
             return self.isa_limits();
         }
-        let DeviceOptions { memory, alignment, max_length, max_segments, .. } = self.common.options;
+        let DeviceOptions { memory, alignment, max_length, max_segments, truncates, .. } = self.common.options;
+        // Who drops low bits does not say so.
+        let alignment = if truncates { 1 } else { alignment };
         // Physical pages do not lie together: a chain reaches as many as it has descriptors, the first of them in part.
         let (max_len, boundary) = match (self.machine.options().iommu, max_segments) {
             (true, _) => (u64::from(u32::MAX) / PAGE * PAGE, 0),
@@ -311,13 +281,11 @@ impl Engine for Device {
     }
 
     fn map(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
-        self.machine.check()?;
-        if self.is_isa() {
-            return self.map_isa(span, access);
-        }
-        let again = self.again(&span);
-        let (id, segments) = self.common.addresses.map(span, access, self.common.options.address_bits)?;
-        Ok(self.mapped(id, segments, again, access))
+        self.map_on(span, access, Terms { coherent: false, ..Terms::default() })
+    }
+
+    fn map_with(&self, span: Span, access: Access, terms: Terms) -> Result<Arc<dyn Mapping>> {
+        self.map_on(span, access, terms)
     }
 
     fn prepare(&self, op: &Op) -> Result<()> {
@@ -349,47 +317,5 @@ impl Engine for Device {
             Clock::Free => None,
             Clock::Manual => Some(Arc::<Machine>::clone(&self.machine)),
         }
-    }
-}
-
-/// Memory that is mapped for a device until this is dropped.
-#[derive(Debug)]
-struct Mapped {
-    common: Arc<Common>,
-    id: u64,
-    segments: Vec<(u64, u64)>,
-    generation: u32,
-    /// The CPU that the memory is to go through, if it is asked to.
-    processor: Option<(Arc<Processor>, Span, Access)>,
-    attachment: Mutex<Option<Attachment>>,
-}
-
-impl Mapping for Mapped {
-    fn segments(&self) -> &[(u64, u64)] {
-        &self.segments
-    }
-
-    fn attach(&self, coherent: bool) -> Result<()> {
-        if let Some((processor, span, access)) = &self.processor {
-            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
-        }
-        Ok(())
-    }
-
-    fn sync(&self, offset: usize, len: usize, for_device: bool) {
-        if let Some(attachment) = &*lock(&self.attachment) {
-            attachment.sync(offset, len, for_device);
-        }
-    }
-}
-
-impl Drop for Mapped {
-    fn drop(&mut self) {
-        // In the child of a fork, a thread that is not there may hold the lock.
-        if self.generation != sys::fork_generation() {
-            return;
-        }
-        // Waits for a burst that is using it.
-        self.common.addresses.unmap(self.id);
     }
 }

@@ -17,7 +17,7 @@ use super::faults::{Fault, Faults};
 use super::handler::Cpus;
 use super::isa::Isa;
 use super::memory::Memory;
-use super::options::{Clock, MachineOptions};
+use super::options::{Clock, MachineOptions, MemoryOptions};
 use super::remapping::Remapping;
 use super::requester::Requester;
 use super::space::Space;
@@ -125,7 +125,12 @@ impl Machine {
             });
             started.map_err(|error| Error::os(crate::error::errno(&error), "cannot start the machine's thread"))?;
         }
-        let physical = Arc::new(Addresses::new(Space::physical(options.seed), processor.clone()));
+        let MemoryOptions { ram, fragmentation, .. } = options.memory;
+        let space = ram.map_or_else(
+            || Ok(Space::physical(options.seed)),
+            |bytes| Space::ram(options.seed, bytes, fragmentation),
+        )?;
+        let physical = Arc::new(Addresses::new(space, processor.clone()));
         Ok(Arc::new(Machine { worker, options, processor, physical, clock, generation: sys::fork_generation() }))
     }
 
@@ -163,6 +168,11 @@ impl Machine {
     /// Those of memory by physical address.
     pub(super) fn physical(&self) -> Arc<Addresses> {
         Arc::clone(&self.physical)
+    }
+
+    /// Moves up to `most` pages of physical memory that are mapped and not pinned; how many.
+    pub fn migrate(&self, most: usize) -> usize {
+        self.physical.migrate(most)
     }
 
     /// The bus addresses of a new device.
@@ -296,7 +306,8 @@ impl Machine {
             core.catch_up(core.now.saturating_add(1));
             let Core { now, dma_cycles, cpu, .. } = *core;
             let (cpu, cpu_load) = cpu.map_or((CpuStats::default(), 0.0), |cpu| (cpu.stats(), cpu.load()));
-            let operations = core.operations + core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
+            let seats = core.seats.iter().map(|seat| seat.controller.operations()).sum::<u64>();
+            let operations = core.operations + seats + self.physical.words();
             let masters = core.masters();
             let (interrupts_by_cpu, interrupt_cycles): (Vec<u64>, Vec<u64>) =
                 core.handlers.stats(now).into_iter().unzip();

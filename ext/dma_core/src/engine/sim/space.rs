@@ -3,7 +3,9 @@
 mod iommu;
 mod iotlb;
 mod physical;
+mod ram;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::AtomicU64;
@@ -15,8 +17,9 @@ pub(super) use self::iommu::Forgotten;
 use self::iommu::Iommu;
 pub use self::iommu::IommuStats;
 use self::physical::Physical;
+use self::ram::Ram;
 use crate::error::{Error, Result};
-use crate::memory::Span;
+use crate::memory::{Region, Span};
 use crate::transfer::{Access, Status};
 
 /// What both an IOMMU and physical memory are divided into, whatever the page size of the host.
@@ -25,13 +28,17 @@ const PAGE: u64 = 4096;
 const FIRST: u64 = 1;
 /// The address bits of the bus: a device with more reaches nothing else with them, and no sum of addresses overflows.
 const BUS_BITS: u32 = 48;
+/// The end of the numbers of pages on it.
+const EVERYWHERE: u64 = 1 << (BUS_BITS - PAGE.ilog2());
+/// Whose memory is that belongs to no mapping, but to the machine.
+pub(super) const OWN: u64 = u64::MAX;
 /// Where a write is an interrupt message, and nobody's memory is (Intel SDM, volume 3, 10.11.1).
 pub(super) const MESSAGES: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 const FULL: &str =
     "no bus addresses are left for them; let transfers end, map less at once, or use a device with more address bits";
 const OUT_OF_REACH: &str = "a device with more address bits uses the same memory, at a physical address past these; \
-                            map it for this device first, or give the machine an IOMMU";
+                            map it for this device first, give the machine an IOMMU, or ram:, and bounce it (type: :streaming)";
 const MAPPED: &str = "it is mapped already, in pieces, across a boundary or out of reach; take that mapping away first";
 
 /// What the devices of a machine see of host memory: the bytes that are mapped, at their bus addresses, and nothing
@@ -42,6 +49,58 @@ pub struct Space {
     held: HashMap<u64, Span>,
     last_id: u64,
     kind: Kind,
+}
+
+/// What a mapping is to be like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Want {
+    /// In one piece.
+    pub row: Option<Row>,
+    /// Pages that the device does not reach are bounced, where physical memory is of a fixed size.
+    pub bounces: bool,
+    /// Its pages stay where they are.
+    pub is_pinned: bool,
+}
+
+/// Pages in a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Row {
+    /// In pages.
+    boundary: u64,
+    /// They are for a driver's own memory, of which there is some that others do not get.
+    is_low: bool,
+}
+
+impl Row {
+    /// What somebody asks for who could do with pieces.
+    pub(super) const ASKED: Row = Row { boundary: EVERYWHERE, is_low: false };
+
+    /// A driver's descriptors.
+    pub(super) const DESCRIPTORS: Row = Row { boundary: EVERYWHERE, is_low: true };
+
+    /// One that passes no multiple of a number of bytes.
+    pub(super) fn within(boundary: u64, is_low: bool) -> Row {
+        Row { boundary: boundary.max(PAGE) / PAGE, is_low }
+    }
+}
+
+/// Where a mapping is.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    pub id: u64,
+    /// Bus address and length of each piece, in order.
+    pub pieces: Vec<(u64, u64)>,
+    /// What of it is bounced.
+    pub slots: Vec<Slot>,
+}
+
+/// Bytes that a device finds in memory of the machine's own instead of in their page.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    /// Bytes of the mapping before them.
+    pub skip: u64,
+    pub address: u64,
+    pub len: u64,
 }
 
 /// Why an IOMMU lets an access not through.
@@ -96,7 +155,16 @@ impl Space {
     /// as some mapping uses the page; `seed` decides which, all over what the device reaches, so that a large buffer is
     /// in many pieces.
     pub fn physical(seed: u64) -> Space {
-        Space::new(Kind::Physical(Physical::new(seed)))
+        Space::new(Kind::Physical(Physical::new(seed, None)))
+    }
+
+    /// The same with `bytes` of physical memory, of which others occupy a part, from 0 to 1. Where no mapping is, devices find memory
+    /// of the machine's own.
+    ///
+    /// # Errors
+    /// [`Error::Os`] where there is no memory for it.
+    pub fn ram(seed: u64, bytes: u64, fragmentation: f64) -> Result<Space> {
+        Ok(Space::new(Kind::Physical(Physical::new(seed, Some(Ram::new(bytes, fragmentation, seed)?)))))
     }
 
     fn new(kind: Kind) -> Space {
@@ -110,11 +178,13 @@ impl Space {
     /// # Errors
     /// [`Error::Argument`] for no bytes; ENOSPC where no addresses are left that the device reaches.
     pub fn map(&mut self, span: Span, access: Access, address_bits: u32) -> Result<(u64, Vec<(u64, u64)>)> {
-        self.map_pieces(span, access, address_bits, None)
+        let placed = self.map_as(span, access, address_bits, Want { row: None, bounces: false, is_pinned: true })?;
+        Ok((placed.id, placed.pieces))
     }
 
     /// The same in one piece, as a descriptor ring has to be; its memory must not be mapped already, unless it is so. Without an
     /// IOMMU the piece passes no multiple of `boundary`, where there is one; if it is longer it begins in the first page of one.
+    #[cfg(test)]
     pub fn map_contiguous(
         &mut self,
         span: Span,
@@ -122,9 +192,9 @@ impl Space {
         address_bits: u32,
         boundary: Option<u64>,
     ) -> Result<(u64, u64)> {
-        let boundary = boundary.map_or(1 << BUS_BITS, |boundary| boundary.max(PAGE));
-        let (id, pieces) = self.map_pieces(span, access, address_bits, Some(boundary / PAGE))?;
-        Ok((id, pieces[0].0))
+        let row = Some(boundary.map_or(Row::DESCRIPTORS, |boundary| Row::within(boundary, true)));
+        let placed = self.map_as(span, access, address_bits, Want { row, bounces: false, is_pinned: true })?;
+        Ok((placed.id, placed.pieces[0].0))
     }
 
     /// Maps once more what is mapped already, if a device that reaches addresses below 2<sup>`address_bits`</sup> reaches all of it.
@@ -135,40 +205,49 @@ impl Space {
         is_all_there.then(|| self.map(span.part(0, span.len()), access, address_bits).ok())?
     }
 
-    fn map_pieces(
-        &mut self,
-        span: Span,
-        access: Access,
-        address_bits: u32,
-        boundary: Option<u64>,
-    ) -> Result<(u64, Vec<(u64, u64)>)> {
+    /// See [`Space::map`].
+    pub(super) fn map_as(&mut self, span: Span, access: Access, address_bits: u32, want: Want) -> Result<Placed> {
         if span.is_empty() {
             return Err(Error::Argument("a mapping needs at least one byte".into()));
         }
         let (host, len) = (span.address() as u64, span.len() as u64);
         let limit = 1 << address_bits.min(BUS_BITS).saturating_sub(PAGE.ilog2());
         let (room, id) = ((limit - FIRST) * PAGE, self.last_id + 1);
-        let refuse = |reason: &str| {
+        let errno = if want.row == Some(Row::ASKED) { Errno::ENOMEM } else { Errno::ENOSPC };
+        let refuse = |reason: Cow<'static, str>| {
             let context = format!("cannot map {len} bytes for a device with {address_bits} address bits: {reason}");
-            Error::os(Errno::ENOSPC, context)
+            Error::os(errno, context)
         };
-        if boundary.is_some() && pages(host, len).count() as u64 * PAGE > room {
-            return Err(refuse(&format!("it reaches {room} bytes in one piece; map less of them at once")));
+        if want.row.is_some() && pages(host, len).count() as u64 * PAGE > room {
+            return Err(refuse(format!("it reaches {room} bytes in one piece; map less of them at once").into()));
         }
-        let pieces = match &mut self.kind {
+        let placed = match &mut self.kind {
             Kind::Iommu(iommu) => {
-                let bus = iommu.map(span, access, limit).ok_or_else(|| refuse(FULL))?;
-                return Ok((bus, vec![(bus, len)]));
+                let bus = iommu.map(span, access, limit).ok_or_else(|| refuse(FULL.into()))?;
+                return Ok(Placed { id: bus, pieces: vec![(bus, len)], slots: Vec::new() });
             }
-            Kind::Physical(physical) => {
-                let reserved = boundary.map_or(Ok(()), |boundary| physical.reserve(host, len, limit, boundary));
-                reserved.and_then(|()| physical.map(id, host, len, limit))
-            }
+            Kind::Physical(physical) => physical.map(id, host, len, limit, &want),
         }
         .map_err(refuse)?;
         self.last_id = id;
         self.held.insert(id, span);
-        Ok((id, pieces))
+        Ok(placed)
+    }
+
+    /// Moves up to `most` pages that only mappings use which do not pin them; how many.
+    pub(super) fn migrate(&mut self, most: usize) -> usize {
+        match &mut self.kind {
+            Kind::Physical(physical) => physical.migrate(most),
+            Kind::Iommu(_) => 0,
+        }
+    }
+
+    /// Memory of the machine's own, by address, where physical memory is of a fixed size.
+    pub(super) fn own(&self) -> Option<Arc<Region>> {
+        match &self.kind {
+            Kind::Physical(physical) => physical.ram().map(|ram| Arc::clone(ram.memory())),
+            Kind::Iommu(_) => None,
+        }
     }
 
     /// Takes the mapping away and gives its memory back; nothing where there is none with this id.
@@ -252,7 +331,7 @@ impl Space {
 }
 
 /// The addresses of the pages that `len` bytes from `host` on lie in.
-fn pages(host: u64, len: u64) -> impl Iterator<Item = u64> {
+fn pages(host: u64, len: u64) -> impl DoubleEndedIterator<Item = u64> {
     (host / PAGE..(host + len).div_ceil(PAGE)).map(|page| page * PAGE)
 }
 

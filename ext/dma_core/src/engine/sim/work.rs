@@ -86,6 +86,15 @@ impl Work {
     }
 }
 
+/// What the device makes of a descriptor's addresses: one that truncates them has no wires for the low bits.
+pub(super) fn truncate(common: &Common, descriptor: &mut Descriptor) {
+    if common.options.truncates {
+        let mask = !(common.options.alignment - 1);
+        descriptor.source &= mask;
+        descriptor.destination &= mask;
+    }
+}
+
 /// Refuses a descriptor that the device cannot carry out.
 pub(super) fn check(common: &Common, descriptor: &Descriptor) -> Result<(), Status> {
     let Descriptor { source, destination, length, flags: control, .. } = *descriptor;
@@ -93,7 +102,7 @@ pub(super) fn check(common: &Common, descriptor: &Descriptor) -> Result<(), Stat
     let limit = 1u128 << options.address_bits;
     let reach = |address: u64| u128::from(address) + u128::from(length) <= limit && address % options.alignment == 0;
     let inside = |address: u64| reach(address) && address.checked_add(length).is_some_and(|end| end <= options.memory);
-    if length == 0 || length % options.alignment != 0 {
+    if length == 0 || (length % options.alignment != 0 && !options.truncates) {
         return Err(Status::BadLength);
     }
     let (source, destination) = match control & WITHIN {

@@ -9,6 +9,7 @@ use super::driver::Isa;
 use crate::engine::sim::controller::Bus;
 use crate::engine::sim::device::Device;
 use crate::engine::sim::options::DeviceOptions;
+use crate::engine::sim::space::Row;
 use crate::engine::{Limits, Mapping};
 use crate::error::{Error, Result};
 use crate::memory::Span;
@@ -88,14 +89,18 @@ impl Device {
     }
 
     /// Maps memory in one piece that does not leave a page, where it fits into one.
-    pub(in crate::engine::sim) fn map_isa(&self, span: Span, access: Access) -> Result<Arc<dyn Mapping>> {
-        self.map_contiguous(span, access, Some(PAGE))
+    pub(in crate::engine::sim) fn map_isa(
+        &self,
+        span: Span,
+        access: Access,
+        is_pinned: bool,
+    ) -> Result<Arc<dyn Mapping>> {
+        self.map_row(span, access, Row::within(PAGE, false), is_pinned)
     }
 
-    /// Maps what the controllers reach all of already, because it is mapped.
-    pub(super) fn map_again(&self, span: &Span, access: Access) -> Option<Arc<dyn Mapping>> {
-        let (id, segments) = self.common().addresses.map_again(span, access, ADDRESS_BITS)?;
-        Some(self.mapped(id, segments, self.again(span), access))
+    /// What the controllers reach all of already, because it is mapped.
+    pub(super) fn map_direct(&self, span: &Span, access: Access) -> Option<Arc<dyn Mapping>> {
+        self.map_again(span, access, ADDRESS_BITS)
     }
 
     pub(in crate::engine::sim) fn with_isa<T>(&self, work: impl FnOnce(&mut Isa, &mut Bus<'_>) -> T) -> T {

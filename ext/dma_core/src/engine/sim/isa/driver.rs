@@ -33,14 +33,22 @@ pub(super) struct Job {
     piece: u64,
     manner: Manner,
     is_quiet: bool,
-    /// Memory that the controller reaches. Dropped before the operation, and its memory with it, is let go of.
-    direct: Option<Arc<dyn Mapping>>,
+    /// Where the controller reaches its memory: bus address and length of each piece.
+    direct: Option<Vec<(u64, u64)>>,
+    /// Dropped before the operation, and its memory with it, is let go of.
+    _mapping: Option<Arc<dyn Mapping>>,
     op: Op,
 }
 
 impl Job {
-    pub(super) fn new(tag: u32, op: Op, manner: Manner, direct: Option<Arc<dyn Mapping>>) -> Job {
-        Job { tag, done: 0, piece: 0, manner, is_quiet: false, direct, op }
+    pub(super) fn new(
+        tag: u32,
+        op: Op,
+        manner: Manner,
+        direct: Option<Vec<(u64, u64)>>,
+        mapping: Option<Arc<dyn Mapping>>,
+    ) -> Job {
+        Job { tag, done: 0, piece: 0, manner, is_quiet: false, direct, _mapping: mapping, op }
     }
 
     /// Where it is in the card's memory, its own memory, and whether the device writes that.
@@ -59,7 +67,7 @@ impl Job {
     /// The bus address of the next byte, and how many follow it there; `None` where the memory is bounced.
     fn direct(&self) -> Option<(u64, u64)> {
         let mut skip = self.done;
-        for (address, len) in self.direct.as_ref()?.segments() {
+        for (address, len) in self.direct.as_ref()? {
             if skip < *len {
                 return Some((address + skip, len - skip));
             }

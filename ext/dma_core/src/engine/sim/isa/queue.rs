@@ -9,6 +9,7 @@ use super::cascade::{is_wide, page_size, CASCADE};
 use super::driver::{Ended, Job, Line};
 use crate::engine::sim::device::Device;
 use crate::engine::sim::port::Port;
+use crate::engine::sim::space::Row;
 use crate::engine::{Engine, Limits, Manner, Queue, Registers, Rejected};
 use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Region, Span};
@@ -39,7 +40,8 @@ impl IsaQueue {
         let size = page_size(port.index);
         let layout = Layout { huge: Huge::Never, ..Layout::new(size as usize) };
         let region = Region::allocate(layout, Lock::Never)?;
-        let mapping = device.map_contiguous(Span::new(&region, 0, region.len())?, Access::Both, Some(size))?;
+        let mapping =
+            device.map_row(Span::new(&region, 0, region.len())?, Access::Both, Row::within(size, true), true)?;
         let line = Line::new(Span::new(&region, 0, region.len())?, mapping);
         let index = usize::from(port.index);
         device.with_isa(|isa, _| isa.open(index, line));
@@ -62,9 +64,9 @@ impl IsaQueue {
 
 impl Queue for IsaQueue {
     fn push(&mut self, tag: u32, op: Op, manner: Manner) -> Result<(), Rejected> {
-        let direct = match &op {
-            Op::Read { span, .. } => self.device.map_again(span, Access::Write),
-            Op::Write { span, .. } => self.device.map_again(span, Access::Read),
+        let (span, access) = match &op {
+            Op::Read { span, .. } => (span, Access::Write),
+            Op::Write { span, .. } => (span, Access::Read),
             _ => {
                 return Err(Rejected::Failed(
                     op,
@@ -72,12 +74,16 @@ impl Queue for IsaQueue {
                 ))
             }
         };
-        // What a mapping is for is its program's to sync.
-        let is_own = op.span().is_some_and(|span| span.segments().is_none());
-        if let Some(Err(error)) = direct.as_ref().filter(|_| is_own).map(|direct| direct.attach(true)) {
+        // The addresses of a mapping are what its device was told, whatever has become of them; and it is its program's to sync.
+        let (told, mapping) = match span.segments() {
+            Some(segments) => (Some(segments), None),
+            None => (None, self.device.map_direct(span, access)),
+        };
+        if let Some(Err(error)) = mapping.as_ref().map(|mapping| mapping.attach(true)) {
             return Err(Rejected::Failed(op, error));
         }
-        let (channel, job) = (self.channel(), Job::new(tag, op, manner, direct));
+        let direct = told.or_else(|| mapping.as_ref().map(|mapping| mapping.segments().to_vec()));
+        let (channel, job) = (self.channel(), Job::new(tag, op, manner, direct, mapping));
         self.device.with_isa(|isa, _| isa.push(channel, job));
         Ok(())
     }

@@ -1,0 +1,201 @@
+//! Memory as a simulated device sees it, and the bounce buffers of what it does not reach.
+//!
+//! A page past a device's address bits is bounced as the kernel's swiotlb does it (Documentation/core-api/swiotlb.rst): the device is told
+//! the address of a slot in reach, and the CPU copies between that and the page, when it is mapped, synced and unmapped. A slot is filled
+//! when it is mapped also where the device is to write: what it does not write comes back as it was, and not as the slot's last user left
+//! it.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Arc;
+
+use super::access::Addresses;
+use super::device::Device;
+use super::port::Common;
+use super::space::{Placed, Row, Slot, Want};
+use crate::engine::{Engine, Mapping, Stats, Terms};
+use crate::error::{Error, Result};
+use crate::memory::processor::{Attachment, Processor};
+use crate::memory::{Region, Span};
+use crate::sync::{lock, Mutex};
+use crate::sys;
+use crate::transfer::Access;
+
+/// Memory that is mapped for a device until this is dropped.
+#[derive(Debug)]
+struct Mapped {
+    common: Arc<Common>,
+    id: u64,
+    segments: Vec<(u64, u64)>,
+    bounced: Option<Bounced>,
+    generation: u32,
+    /// The CPU that the memory is to go through, if it is asked to.
+    processor: Option<(Arc<Processor>, Span, Access)>,
+    attachment: Mutex<Option<Attachment>>,
+}
+
+/// What of it the device finds elsewhere.
+#[derive(Debug)]
+struct Bounced {
+    span: Span,
+    access: Access,
+    slots: Vec<Slot>,
+    /// The memory that they are in.
+    own: Arc<Region>,
+    stats: Arc<Stats>,
+}
+
+impl Device {
+    /// Maps the descriptors of a ring, in one piece.
+    pub fn map_ring(&self, span: Span) -> Result<Arc<dyn Mapping>> {
+        self.map_row(span, Access::Both, Row::DESCRIPTORS, true)
+    }
+
+    /// Maps memory in one piece.
+    pub(super) fn map_row(&self, span: Span, access: Access, row: Row, is_pinned: bool) -> Result<Arc<dyn Mapping>> {
+        self.map_as(span, access, Want { row: Some(row), bounces: false, is_pinned })
+    }
+
+    /// Maps memory as somebody wants it. Behind an IOMMU it is always in one piece.
+    pub(super) fn map_on(&self, span: Span, access: Access, terms: Terms) -> Result<Arc<dyn Mapping>> {
+        let Terms { coherent, contiguous, pinned } = terms;
+        if self.is_isa() {
+            return self.map_isa(span, access, pinned);
+        }
+        if self.machine().options().iommu && !pinned {
+            return Err(Error::Argument(
+                "pin: false is for a machine without an IOMMU (iommu: false): whoever maps memory in an IOMMU pins it; leave pin: out".into(),
+            ));
+        }
+        let row = contiguous.then_some(Row::ASKED);
+        self.map_as(span, access, Want { row, bounces: !coherent && !contiguous, is_pinned: pinned })
+    }
+
+    fn map_as(&self, span: Span, access: Access, want: Want) -> Result<Arc<dyn Mapping>> {
+        self.machine().check()?;
+        let (bits, addresses) = (self.options().address_bits, &self.common().addresses);
+        let again = || span.part(0, span.len());
+        let (for_cpu, for_slots) = (self.machine().processor().map(|_| again()), addresses.own().map(|_| again()));
+        let Placed { id, pieces, slots } = addresses.map_as(span, access, bits, want)?;
+        let bounced = addresses.own().zip(for_slots).filter(|_| !slots.is_empty()).map(|(own, span)| {
+            let bounced = Bounced { span, access, slots, own: Arc::clone(own), stats: self.stats() };
+            bounced.slots.iter().for_each(|slot| bounced.copy(addresses, slot, (slot.skip, slot.len), true));
+            bounced
+        });
+        Ok(self.mapped(id, pieces, bounced, for_cpu, access))
+    }
+
+    /// Maps what is mapped already, in reach of so many address bits.
+    pub(super) fn map_again(&self, span: &Span, access: Access, bits: u32) -> Option<Arc<dyn Mapping>> {
+        let (id, segments) = self.common().addresses.map_again(span, access, bits)?;
+        let for_cpu = self.machine().processor().map(|_| span.part(0, span.len()));
+        Some(self.mapped(id, segments, None, for_cpu, access))
+    }
+
+    fn mapped(
+        &self,
+        id: u64,
+        segments: Vec<(u64, u64)>,
+        bounced: Option<Bounced>,
+        for_cpu: Option<Span>,
+        access: Access,
+    ) -> Arc<dyn Mapping> {
+        let (common, generation) = (Arc::clone(self.common()), sys::fork_generation());
+        let processor =
+            self.machine().processor().zip(for_cpu).map(|(processor, span)| (Arc::clone(processor), span, access));
+        Arc::new(Mapped { common, id, segments, bounced, generation, processor, attachment: Mutex::default() })
+    }
+}
+
+impl Bounced {
+    /// The bytes from `low` to before `high` of the mapping in parts: where each begins, its length, and the slot that it is in.
+    fn parts(&self, low: u64, high: u64) -> Vec<(u64, u64, Option<&Slot>)> {
+        let mut parts = Vec::new();
+        let mut at = low;
+        for slot in &self.slots {
+            let (from, to) = (slot.skip.max(at), (slot.skip + slot.len).min(high));
+            if from < to {
+                parts.push((at, from - at, None));
+                parts.push((from, to - from, Some(slot)));
+                at = to;
+            }
+        }
+        parts.push((at, high - at, None));
+        parts.retain(|(_, len, _)| *len > 0);
+        parts
+    }
+
+    /// Hands `len` bytes from `skip` on over to the device, or takes them over from it, as far as it was to read or to write them.
+    fn sync(&self, addresses: &Addresses, slot: &Slot, part: (u64, u64), for_device: bool) {
+        let moves = if for_device { Access::Read } else { Access::Write };
+        if self.access.allows(moves) {
+            self.copy(addresses, slot, part, for_device);
+        }
+    }
+
+    /// Copies `len` bytes from `skip` on to their slot, or back: as the CPU sees them, which it is that copies.
+    fn copy(&self, addresses: &Addresses, slot: &Slot, (skip, len): (u64, u64), to_slot: bool) {
+        let (region, own) = (self.span.region(), self.own.address() as u64);
+        let offset = self.span.address() as usize - region.address() + skip as usize;
+        let place = (own + slot.address + (skip - slot.skip)) as *mut u8;
+        // SAFETY: the slot is this mapping's, of the machine's own memory.
+        let copied = unsafe {
+            match to_slot {
+                true => region.read(offset, place, len as usize),
+                false => region.write(offset, place, len as usize),
+            }
+        };
+        debug_assert!(copied.is_ok(), "a mapping's bytes are its region's");
+        self.stats.bounced_bytes.fetch_add(len, Relaxed);
+        addresses.copied(len);
+    }
+}
+
+impl Mapped {
+    fn sync_cache(&self, offset: u64, len: u64, for_device: bool) {
+        if let Some(attachment) = &*lock(&self.attachment) {
+            attachment.sync(offset as usize, len as usize, for_device);
+        }
+    }
+}
+
+impl Mapping for Mapped {
+    fn segments(&self) -> &[(u64, u64)] {
+        &self.segments
+    }
+
+    fn attach(&self, coherent: bool) -> Result<()> {
+        if let Some((processor, span, access)) = &self.processor {
+            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
+        }
+        Ok(())
+    }
+
+    fn sync(&self, offset: usize, len: usize, for_device: bool) {
+        let (low, len) = (offset as u64, len as u64);
+        let Some(bounced) = &self.bounced else { return self.sync_cache(low, len, for_device) };
+        // What is bounced stays the CPU's own, and in its cache.
+        for (skip, len, slot) in bounced.parts(low, low + len) {
+            match slot {
+                Some(slot) => bounced.sync(&self.common.addresses, slot, (skip, len), for_device),
+                None => self.sync_cache(skip, len, for_device),
+            }
+        }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // In the child of a fork, a thread that is not there may hold the lock.
+        if self.generation != sys::fork_generation() {
+            return;
+        }
+        if let Some(bounced) = &self.bounced {
+            // Its cache is done with the mapping before the CPU copies.
+            drop(lock(&self.attachment).take());
+            let addresses = &self.common.addresses;
+            bounced.slots.iter().for_each(|slot| bounced.sync(addresses, slot, (slot.skip, slot.len), false));
+        }
+        // Waits for a burst that is using it.
+        self.common.addresses.unmap(self.id);
+    }
+}
