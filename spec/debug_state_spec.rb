@@ -101,6 +101,23 @@ RSpec.describe "DMA.debug" do
     expect(kept).to be_unmapped
   end
 
+  it "does not replace an error that ends the block of a mapping" do
+    expect do
+      expect { device.map(memory) { |mapping| device.write_dma(mapping) && raise(KeyError) } }.to raise_error(KeyError)
+    end.to output(/#{__FILE__}:#{__LINE__ - 1}.*in_flight/).to_stderr
+    device.channel.drain
+    expect(entries).to eq [0, 0, 0]
+  end
+
+  it "knows which of the mappings of the same memory a transfer uses" do
+    one, other = Array.new(2) { device.map(memory) }
+    transfer = device.channel.enqueue(source: one, destination: 0)
+    expect([rule { other.unmap }, rule { one.unmap }, rule { device.unmap(one.address, 8192) }])
+      .to eq [nil, :in_flight, :in_flight]
+    transfer.wait
+    expect([one.unmapped?, rule { one.unmap }]).to eq [false, nil]
+  end
+
   it "takes transfers that were given up for known" do
     machine = DMA::Sim.new(clock: :manual)
     hanging = machine.device(memory: 4096)

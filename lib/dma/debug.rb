@@ -47,11 +47,11 @@ module DMA
         @tracker = Tracker.new
       end
 
-      # Runs the block with what is known, and tells of what it finds: nil, a violation or several.
-      def check
+      # Runs the block with what is known, and tells of what it finds: nil, a violation or several. `quiet`: see {tell}.
+      def check(quiet: false)
         tracker = self.tracker or return
         found = yield(tracker) or return
-        found.is_a?(Array) ? found.each { |violation| tell(violation) } : tell(found)
+        found.is_a?(Array) ? found.each { |violation| tell(violation) } : tell(found, quiet: quiet)
       end
 
       # A transfer is live while the block submits it and until software is told of its end.

@@ -88,6 +88,18 @@ module Support
           end
         end
       ],
+      in_flight: [
+        lambda do |device, memory|
+          device.map(memory.slice(0, SIZE)) { |mapping| device.write_dma(mapping) }
+          device.channel.drain.process_completions
+        end,
+        lambda do |device, memory|
+          device.map(memory.slice(0, SIZE)) do |mapping|
+            device.map(memory.slice(0, SIZE), &:unmap)
+            device.write_dma(mapping).wait
+          end
+        end
+      ],
       overlap: [
         lambda do |device, memory|
           device.channel.enqueue(source: memory, destination: 0, length: SIZE)

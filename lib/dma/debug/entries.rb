@@ -160,6 +160,11 @@ module DMA
         @mapped << [entry, first, last]
       end
 
+      # Whether it uses bytes of a mapping.
+      def uses?(entry)
+        mapped.any? { |known,| known.equal?(entry) }
+      end
+
       # The transfer's object, once there is one; where there is none, it is live until it is forgotten.
       def transfer=(transfer)
         return unless transfer.is_a?(DMA::Transfer)

@@ -65,7 +65,7 @@ module DMA
       # What is mapped.
       module Mapping
         def unmap
-          Debug.check { |tracker| tracker.unmapping(self) }
+          Debug.check(quiet: !$ERROR_INFO.nil?) { |tracker| tracker.unmapping(self) }
           super.tap { Debug.tracker&.unmap(self) }
         end
 

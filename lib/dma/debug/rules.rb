@@ -14,7 +14,7 @@ module DMA
         entry = entry_of(mapping) or return
         return twice(entry, "unmap of a mapping that was taken away before") if entry.unmapped
         return unchecked(entry) unless entry.checked
-        return unless entry.failed?
+        return in_flight(entry) unless entry.failed?
 
         Violation.new(:unmapped, "unmap of memory that could not be mapped", entry, "nothing is mapped: leave it")
       end
@@ -84,6 +84,17 @@ module DMA
 
       def twice(entry, what)
         Violation.new(:double_unmap, what, entry, "one unmap for each map is enough: find out who else does it")
+      end
+
+      # The device goes on with what it was told, and the addresses may be somebody else's by then.
+      def in_flight(entry)
+        part = synchronize do
+          @parts.overlapping(entry.low, entry.high).find { |known| known.live.uses?(entry) && known.live.alive? }
+        end
+        return unless part
+
+        Violation.new(:in_flight, "unmap of #{count(entry.size)} that a transfer which is under way uses", part.live,
+                      "wait for it first, or stop it (DMA::Channel#reset)")
       end
 
       # check_unmap: map_err_type is MAP_ERR_NOT_CHECKED.
