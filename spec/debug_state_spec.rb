@@ -50,9 +50,9 @@ RSpec.describe "DMA.debug" do
       ring = DMA::Ring.new(4)
       ring.add_transfer(0, mapping, 8192)
       transfer = device.channel.submit(ring)
-      expect(rule { device.channel.enqueue(source: memory, destination: 0) }).to eq :overlap
+      expect(rule { device.channel(1).enqueue(source: memory, destination: 0) }).to eq :overlap
       ring.process_completions until ring.empty?
-      expect(rule { device.channel.submit(source: memory, destination: 0).wait }).to be_nil
+      expect(rule { device.channel(1).submit(source: memory, destination: 0).wait }).to be_nil
       transfer.wait
     end
   end
@@ -67,6 +67,17 @@ RSpec.describe "DMA.debug" do
     expect(rule { device.channel(1).enqueue(source: 0, destination: memory.slice(99, 9), fence: true).wait }).to be_nil
     expect(rule { other.wait && memory.clear }).to be_nil
     expect(view.size).to eq 100
+  end
+
+  it "lets transfers of one channel use the same memory, whose order is theirs, and knows the first by the last" do
+    ends = [2, 1, 0].map do |last|
+      one = device.channel.submit(source: memory, destination: 0)
+      two = device.channel.submit(source: 0, destination: memory.slice(10, 90))
+      three = device.channel.submit(source: memory.slice(0, 50), destination: 0)
+      [one, two, three][last].wait
+      [8191, 99, 0].map { |at| rule { memory.set_value(:U8, at, 1) } }.tap { device.wait_completion }
+    end
+    expect(ends).to eq [[nil, nil, nil], [nil, nil, :cpu_access], [nil, :cpu_access, :cpu_access]]
   end
 
   it "does not tell of what was refused" do

@@ -103,13 +103,13 @@ module Support
       overlap: [
         lambda do |device, memory|
           device.channel.enqueue(source: memory, destination: 0, length: SIZE)
-          device.channel.enqueue(source: 0, destination: memory.slice(SIZE - 4), length: SIZE)
+          DMA::Device.open(:sim, memory: SIZE) { |other| other.read_dma(SIZE, into: memory.slice(SIZE - 4)) }
           device.wait_completion
         end,
         lambda do |device, memory|
           device.channel.enqueue(source: memory, destination: 0, length: SIZE)
-          device.channel.enqueue(source: memory, destination: 0, length: SIZE)
-          device.channel.enqueue(source: 0, destination: memory, length: SIZE, fence: true)
+          DMA::Device.open(:sim, memory: SIZE) { |other| other.write_dma(memory.slice(0, SIZE)).wait }
+          device.channel.enqueue(source: 0, destination: memory, length: SIZE)
           device.wait_completion
         end
       ],

@@ -165,6 +165,10 @@ module DMA
         mapped.any? { |known,| known.equal?(entry) }
       end
 
+      def same_channel?(other)
+        !channel.nil? && channel == other.channel
+      end
+
       # The transfer's object, once there is one; where there is none, it is live until it is forgotten.
       def transfer=(transfer)
         return unless transfer.is_a?(DMA::Transfer)

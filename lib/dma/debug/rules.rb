@@ -155,16 +155,14 @@ module DMA
 
           range = bytes([part.low, other.low].max, [part.high, other.high].min)
           return Violation.new(:overlap, "a transfer of #{range}, which one that is under way uses, and one of them " \
-                                         "writes to", other.live, "wait for that first, or give fence: true")
+                                         "writes to", other.live, "wait for that first, or use its channel")
         end
         nil
       end
 
+      # Those of one channel are carried out in their order.
       def conflict?(part, known)
-        return false unless part.written || known.written
-        return false if part.live.fence && part.live.channel == known.live.channel
-
-        known.live.alive? && known.memory?
+        (part.written || known.written) && !part.live.same_channel?(known.live) && known.live.alive? && known.memory?
       end
 
       def owned(first, last, write)

@@ -90,9 +90,7 @@ module DMA
           next unless @lives.key?(live)
 
           drop(live)
-          next unless live.fence
-
-          @lives.each_key { |other| drop(other) if other.channel == live.channel && other.number < live.number }
+          earlier(live).each { |other| forget(other) if other.same_channel?(live) && other.number < live.number }
         end
       end
 
@@ -132,6 +130,15 @@ module DMA
 
       def synchronize(&)
         @monitor.synchronize(&)
+      end
+
+      # Among others those that a transfer has waited for, if they are of its channel and from before it.
+      def earlier(live)
+        return @lives.keys if live.fence
+
+        live.parts.flat_map do |part|
+          @parts.overlapping(part.low, part.high).select { |known| part.written || known.written }.map(&:live)
+        end
       end
 
       def drop(live)
