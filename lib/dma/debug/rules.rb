@@ -150,7 +150,7 @@ module DMA
       # The memory of two transfers is the same, and the device writes to it: who comes last wins.
       def overlap(live)
         live.parts.each do |part|
-          other = @parts.overlapping(part.low, part.high).find { |known| conflict?(part, known) }
+          other = users(part.low, part.high, part.written).find { |known| conflict?(part, known) }
           next unless other
 
           range = bytes([part.low, other.low].max, [part.high, other.high].min)
@@ -162,7 +162,7 @@ module DMA
 
       # Those of one channel are carried out in their order.
       def conflict?(part, known)
-        (part.written || known.written) && !part.live.same_channel?(known.live) && known.live.alive? && known.memory?
+        !part.live.same_channel?(known.live) && known.live.alive? && known.memory?
       end
 
       def owned(first, last, write)
@@ -181,13 +181,13 @@ module DMA
 
       def in_use(first, last, write)
         near = reach(first, last, write, coherent: false)
-        part = @parts.overlapping(*near).find { |known| used?(known, first, last, write) } or return
+        part = users(*near, write).find { |known| used?(known, first, last, write) } or return
         what = cpu(write, first, last, part.low, part.high)
         Violation.new(:cpu_access, "#{what} to a transfer that is under way", part.live, "wait for it first")
       end
 
       def used?(part, first, last, write)
-        return false if part.apart || !(write || part.written)
+        return false if part.apart
 
         low, high = reach(first, last, write, coherent: part.live.coherent)
         part.low < high && low < part.high && part.live.alive? && part.memory?

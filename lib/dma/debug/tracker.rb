@@ -26,6 +26,7 @@ module DMA
         @monitor = Monitor.new
         @mapped = Places.new
         @parts = Places.new
+        @writes = Places.new
         @lives = {}.compare_by_identity
         @freed = []
         @limits = {}
@@ -79,7 +80,7 @@ module DMA
           broken = overlap(live)
           live.number = @count += 1
           @lives[live] = true
-          live.parts.each { |part| @parts.add(part) }
+          live.parts.each { |part| keep(part) }
           broken
         end
       end
@@ -136,13 +137,21 @@ module DMA
       def earlier(live)
         return @lives.keys if live.fence
 
-        live.parts.flat_map do |part|
-          @parts.overlapping(part.low, part.high).select { |known| part.written || known.written }.map(&:live)
-        end
+        live.parts.flat_map { |part| users(part.low, part.high, part.written).map(&:live) }
+      end
+
+      # Parts of transfers that somebody who uses that memory too has to wait for: who reads it, for those that write.
+      def users(low, high, write)
+        (write ? @parts : @writes).overlapping(low, high)
+      end
+
+      def keep(part)
+        @parts.add(part)
+        @writes.add(part) if part.written
       end
 
       def drop(live)
-        live.parts.each { |part| @parts.delete(part) } if @lives.delete(live)
+        live.parts.each { |part| [@parts, @writes].each { |places| places.delete(part) } } if @lives.delete(live)
       end
 
       # Forgets what the GC took, each time that there is twice as much as was left.
