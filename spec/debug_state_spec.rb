@@ -191,14 +191,21 @@ RSpec.describe "DMA.debug" do
 
   it "leaves handlers of signals alone" do
     device.map(memory, type: :streaming, direction: :from_device) do
+      transfer = device.channel.submit(source: 0, destination: DMA::Buffer.new(64))
       seen = nil
-      before = trap(:USR2) { seen = rule { memory.get_string(0, 1) } || :nothing }
+      before = trap(:USR2) do
+        other = DMA::Device.open(:sim)
+        calls = [-> { memory.get_string(0, 1) }, -> { transfer.wait }, -> { other.map(memory, &:sync_for_cpu).unmap },
+                 -> { other.channel.submit(source: 0, destination: memory) }, -> { other.close }]
+        seen = calls.map { |call| rule(&call) }
+      end
       Process.kill(:USR2, Process.pid)
       Timeout.timeout(10) { Thread.pass until seen }
-      expect(seen).to eq :nothing
+      expect(seen).to eq [nil] * 5
     ensure
       trap(:USR2, before)
     end
+    expect(rule { device.close }).to be_nil
   end
 
   it "serves many threads" do

@@ -125,15 +125,19 @@ module DMA
         end
       end
 
-      attr_reader :locations, :channel, :device, :parts, :ring, :mapped
+      attr_reader :tracker, :locations, :channel, :device, :parts, :ring, :mapped
       # @return [Boolean] whether it begins after all before it
       attr_reader :fence
       # @return [Boolean] whether the CPU's cache sees what the device does
       attr_reader :coherent
       # @return [Integer] its place among the transfers of the process
       attr_accessor :number
+      # @return [Boolean] whether software was told of its end
+      attr_writer :over
 
-      def initialize(channel: nil, fence: false, ring: nil, coherent: true)
+      def initialize(tracker, channel: nil, fence: false, ring: nil, coherent: true)
+        @tracker = tracker
+        @over = false
         @channel = channel&.__id__
         @device = channel&.device&.__id__
         @fence = fence
@@ -178,7 +182,7 @@ module DMA
       end
 
       def alive?
-        @reference.nil? || @reference.weakref_alive?
+        !@over && (@reference.nil? || @reference.weakref_alive?)
       end
 
       private

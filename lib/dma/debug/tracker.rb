@@ -34,6 +34,13 @@ module DMA
         @sweep_at = SWEEP
       end
 
+      # Whether this thread may lock what is known.
+      def free?
+        synchronize { true }
+      rescue ThreadError
+        false
+      end
+
       # A mapping was made.
       def map(mapping, checked:)
         limits = limits_of(mapping.device)
@@ -151,6 +158,7 @@ module DMA
       end
 
       def drop(live)
+        live.over = true
         live.parts.each { |part| [@parts, @writes].each { |places| places.delete(part) } } if @lives.delete(live)
       end
 
