@@ -11,6 +11,8 @@ module DMA
       # @return [Array<Thread::Backtrace::Location>] where it was mapped
       attr_reader :locations
       attr_reader :device, :segments, :direction, :tracker
+      # @return [Hash{Live => true}] the transfers that use it
+      attr_reader :users
       # @return [Boolean] whether somebody asked if it failed
       attr_accessor :checked
       # @return [Boolean] whether software took it away
@@ -25,6 +27,7 @@ module DMA
         @streaming = mapping.type != :coherent
         @coherent = coherent
         @checked = checked
+        @users = {}.compare_by_identity
         @failed = mapping.error?
         place(mapping) unless @failed
       end
@@ -162,11 +165,6 @@ module DMA
       def use_mapped(mapping, entry, first, last, written:)
         part(mapping.buffer.__send__(:native_root), first, last, written, !entry.streaming?)
         @mapped << [entry, first, last]
-      end
-
-      # Whether it uses bytes of a mapping.
-      def uses?(entry)
-        mapped.any? { |known,| known.equal?(entry) }
       end
 
       def same_channel?(other)

@@ -85,12 +85,8 @@ module DMA
 
       # The device goes on with what it was told, and the addresses may be somebody else's by then.
       def in_flight(entry)
-        part = synchronize do
-          @parts.overlapping(entry.low, entry.high).find { |known| known.live.uses?(entry) && known.live.alive? }
-        end
-        return unless part
-
-        Violation.new(:in_flight, "unmap of #{count(entry.size)} that a transfer which is under way uses", part.live,
+        live = synchronize { entry.users.each_key.find(&:alive?) } or return
+        Violation.new(:in_flight, "unmap of #{count(entry.size)} that a transfer which is under way uses", live,
                       "wait for it first, or stop it (DMA::Channel#reset)")
       end
 

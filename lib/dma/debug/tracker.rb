@@ -86,8 +86,7 @@ module DMA
           sweep
           broken = overlap(live)
           live.number = @count += 1
-          @lives[live] = true
-          live.parts.each { |part| keep(part) }
+          keep(live)
           broken
         end
       end
@@ -152,14 +151,21 @@ module DMA
         (write ? @parts : @writes).overlapping(low, high)
       end
 
-      def keep(part)
-        @parts.add(part)
-        @writes.add(part) if part.written
+      def keep(live)
+        @lives[live] = true
+        live.parts.each do |part|
+          @parts.add(part)
+          @writes.add(part) if part.written
+        end
+        live.mapped.each { |entry,| entry.users[live] = true }
       end
 
       def drop(live)
         live.over = true
-        live.parts.each { |part| [@parts, @writes].each { |places| places.delete(part) } } if @lives.delete(live)
+        return unless @lives.delete(live)
+
+        live.parts.each { |part| [@parts, @writes].each { |places| places.delete(part) } }
+        live.mapped.each { |entry,| entry.users.delete(live) }
       end
 
       # Forgets what the GC took, each time that there is twice as much as was left.
