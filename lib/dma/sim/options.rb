@@ -13,7 +13,8 @@ module DMA
         fragmentation = fraction(fragmentation, "fragmentation")
         ram ||= FRAGMENTED if fragmentation.positive?
         { coherent: coherent, cache_injection: cache_injection, fragmentation: fragmentation,
-          cache_size: DMA.__send__(:natural, cache_size, "cache_size", 64), cpus: DMA.__send__(:natural, cpus, "cpus"),
+          cache_size: DMA.__send__(:natural, cache_size, "cache_size", 64),
+          cpus: DMA.__send__(:natural, cpus, "cpus", 32),
           ram: ram && DMA.__send__(:natural, ram, "ram", 64), **others }
       end
 
