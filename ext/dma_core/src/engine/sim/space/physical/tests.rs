@@ -324,3 +324,19 @@ fn others_occupy_the_part_that_was_asked_for_here_and_there() {
         assert!(fragmentation != 0.25 || (15..80).contains(&longest), "{longest} in a row");
     }
 }
+
+#[test]
+fn no_memory_is_where_writes_are_interrupts() {
+    let mut physical = Physical::new(3, None);
+    let limit = 1 << 20;
+    let pieces = physical.map(1, 1 << 40, PAGE * limit / 8, limit, &COHERENT).unwrap().pieces;
+    let is_message = |address: u64| MESSAGES.contains(&(address / PAGE * PAGE));
+    assert_eq!(pieces.iter().map(|(_, len)| len).sum::<u64>(), PAGE * limit / 8);
+    assert!(!pieces.iter().any(|(first, len)| is_message(*first) || is_message(first + len - 1)));
+    let row = Some(Row::within(EVERYWHERE * PAGE, false));
+    let want = Want { row, ..COHERENT };
+    (2..200).for_each(|id| {
+        let (first, len) = physical.map(id, id << 44, 1 << 20, limit, &want).map_or((0, 1), |placed| placed.pieces[0]);
+        assert!(first >= MESSAGES.end || first + len <= MESSAGES.start, "{first:#x}");
+    });
+}
