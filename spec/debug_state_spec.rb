@@ -80,6 +80,16 @@ RSpec.describe "DMA.debug" do
     expect(ends).to eq [[nil, nil, nil], [nil, nil, :cpu_access], [nil, :cpu_access, :cpu_access]]
   end
 
+  it "knows by the last of many that all before it have ended which use a part of each other's memory" do
+    machine = DMA::Sim.new(clock: :manual)
+    one = machine.device(memory: 4096)
+    transfers = Array.new(rounds(5000)) do |at|
+      one.channel.submit(source: 0, destination: memory.slice(at, 2)).tap { machine.run_until_idle || one.channel.poll }
+    end
+    transfers.last.wait
+    expect([rule { memory.clear }, *entries]).to eq [nil, 0, 0, 0]
+  end
+
   it "does not tell of what was refused" do
     expect { device.channel.submit(source: memory, destination: 1 << 30) }.to raise_error(ArgumentError)
     expect { device.channel.submit(source: memory, destination: 0, length: 9000) }.to raise_error(ArgumentError)
