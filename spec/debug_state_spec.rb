@@ -218,6 +218,21 @@ RSpec.describe "DMA.debug" do
     expect(rule { device.close }).to be_nil
   end
 
+  it "leaves other Ractors alone" do
+    output = in_ruby(<<~RUBY)
+      $VERBOSE = nil
+      DMA.debug { |error| puts error }
+      Ractor.new do
+        device, memory = DMA::Device.open(:sim), DMA::Buffer.new(64)
+        device.map(memory, type: :streaming, direction: :to_device) { |mapping| device.write_dma(mapping).wait }
+        memory.set_value(:U8, 0, 1)
+        device.close
+        puts memory.get_string(0, 1).inspect
+      end.take
+    RUBY
+    expect(output).to eq "\"\\x01\"\n"
+  end
+
   it "serves many threads" do
     threads = Array.new(4) do |id|
       Thread.new do
