@@ -34,8 +34,9 @@ module DMA
     #   @raise [MisuseError] once it was taken away
 
     # @!method unmap
-    #   Takes the mapping away: from now on the device finds nothing at its addresses, and the CPU has what it wrote, as
-    #   after {#sync_for_cpu} of all. A second call does nothing.
+    #   Takes the mapping away: from now on the device finds nothing at its addresses (with `invalidation: :lazy` of
+    #   {Sim.new} a little later), and the CPU has what it wrote, as after {#sync_for_cpu} of all. A second call does
+    #   nothing.
     #   @return [self]
 
     # @!method unmapped?
