@@ -227,7 +227,7 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       device = small.device(memory: 4096, address_bits: 20, ring_size: 4, max_segments: 4)
       mapping = device.map(DMA::Buffer.new(1000 << 10), type: :streaming)
       expect { device.map(DMA::Buffer.new(100 << 10), type: :streaming) }
-        .to raise_error(Errno::ENOSPC, /bounce buffers for them, in the first 1044480 bytes of ram:, are in use; let/)
+        .to raise_error(Errno::ENOSPC, /of the 1044480 bytes of bounce buffers for them, at the beginning of ram:, only 20480 are free; let/)
       expect(small.device.map(DMA::Buffer.new(100 << 10), type: :streaming).size).to eq 100 << 10
       mapping.unmap
       expect(device.map(DMA::Buffer.new(100 << 10), type: :streaming).size).to eq 100 << 10

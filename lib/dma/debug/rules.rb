@@ -131,8 +131,9 @@ module DMA
       def leak(device, mappings, lives)
         entry = mappings.first || lives.first or return
         counts = { "mapping" => mappings.size, "transfer" => lives.size }.reject { |_, count| count.zero? }
-        left = counts.map { |name, count| "#{count} #{name}#{"s" if count > 1}" }.join(" and ")
-        Violation.new(:leak, "#{device.name} is closed with #{left} left, the first of them", entry,
+        left = counts.map { |name, count| "#{count} #{name}#{"s" if count > 1}" }.join(" and ") << " left"
+        left << ", among them one" if mappings.size + lives.size > 1
+        Violation.new(:leak, "#{device.name} is closed with #{left}", entry,
                       "unmap what was mapped, and wait for what was submitted")
       end
 
@@ -143,8 +144,9 @@ module DMA
           next unless other
 
           range = bytes([part.low, other.low].max, [part.high, other.high].min)
-          return Violation.new(:overlap, "a transfer of #{range}, which one that is under way uses, and one of them " \
-                                         "writes to", other.live, "wait for that first, or give fence: true")
+          return Violation.new(:overlap, "a transfer uses #{range} that another one uses too, and one of them writes " \
+                                         "there; the other is under way", other.live,
+                               "wait for that first, or give fence: true")
         end
         nil
       end

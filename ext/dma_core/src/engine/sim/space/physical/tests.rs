@@ -277,7 +277,7 @@ fn who_bounces_nothing_is_placed_in_reach_or_refused() {
         );
     }
     let refusal = physical.map(3, host, PAGE, 20, &COHERENT).unwrap_err();
-    assert!(refusal.contains("no page of physical memory in reach is free"), "{refusal}");
+    assert!(refusal.contains("no page of physical memory in reach is free for the last 1 of its 1 pages"), "{refusal}");
     map(&mut physical, 4, &memory, 20..40, &STREAMING);
     let far = (20..40).map(|page| host + page * PAGE).find(|page| !physical.reaches(*page, PAGE, 20)).unwrap();
     assert_eq!(physical.map(5, far, PAGE, 20, &COHERENT).unwrap_err(), OUT_OF_REACH);
@@ -289,7 +289,7 @@ fn without_slots_left_nothing_is_bounced_until_a_mapping_ends() {
     let host = memory.address() as u64;
     physical.map(1, host, 10 * PAGE, 16, &STREAMING).unwrap();
     let refusal = physical.map(2, host + 10 * PAGE, 6 * PAGE, 16, &STREAMING).unwrap_err();
-    assert!(refusal.contains("bounce buffers for them, in the first 61440 bytes of ram:, are in use"), "{refusal}");
+    assert!(refusal.contains("of the 61440 bytes of bounce buffers for them, at the beginning of ram:, only 20480 are free"), "{refusal}");
     assert_eq!(physical.ram().unwrap().slots(16), (15 * PAGE, 5 * PAGE), "nothing is kept of what was refused");
     physical.unmap(1, host, 10 * PAGE);
     assert_eq!(physical.map(2, host + 10 * PAGE, 6 * PAGE, 16, &STREAMING).unwrap().slots.len(), 6);
