@@ -16,7 +16,7 @@ RSpec.describe "The programs of bugs" do
     "ActiveDescriptor" => ["hi, PIN is 123......", "good morning, hi....", "hi, PIN is 123...", "good morning, hi...."],
     "CompletionRace" => [%w[one one six], %w[one two six], "one, one, six", "one, two, six"],
     "CompletionStatus" => ["pay Eve", "pay Bob", '"pay Eve"', '"pay Bob"'],
-    "FreedTooEarly" => ["packet 1", "Dear Ada", '"packet 1"', '"Dear Ada"'],
+    "FreedTooEarly" => ["packet 1, hello", "Dear Ada, hello", '"packet 1, hello"', '"Dear Ada, hello"'],
     "IommuViolation" => [["......", [{ address: 0x1000, access: :write }]], ["packet", []], '"......"', '"packet"'],
     "LeakedDescriptor" => ["......", "...DEF", '"......"', '"...DEF"'],
     "Limit16m" => [["-----", "SOUNDAda,", 0x117_0000], ["SOUND", "Dear Ada,", 0x117_0000], '"SOUNDAda,"', '"SOUND"'],
@@ -29,7 +29,10 @@ RSpec.describe "The programs of bugs" do
     "SharedCacheLine" => [["packet 1", "count 0"], ["packet 1", "count 1"], '"packet 1" and "count 0"', '"count 1"'],
     "StaleRead" => [["old text", 1], ["new text", 0], 'read "old text"', 'read "new text"'],
     "StaleWrite" => [["old text", true], ["new text", false], 'read "old text"', 'read "new text"'],
-    "Starvation" => [[".....", 1000, false], ["music", 32, true], "for 1000 of them", '"music"']
+    "Starvation" => [[".....", 1000, false], ["music", 32, true], "for 1000 of them", '"music"'],
+    "Unaligned" => ["packet 1................", "08......packet 1........", '"packet 1....', '"08......packet 1....'],
+    "Unpinned" => [["........", "packet 1, hello", 1], ["packet 1", "Dear Ada, hello", 0], '"packet 1, hello"',
+                   '"Dear Ada, hello"']
   }
 
   # The bugs that DMA.debug finds, and its rules for them.

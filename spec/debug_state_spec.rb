@@ -161,6 +161,18 @@ RSpec.describe "DMA.debug" do
     end
   end
 
+  it "leaves handlers of signals alone" do
+    device.map(memory, type: :streaming, direction: :from_device) do
+      seen = nil
+      before = trap(:USR2) { seen = rule { memory.get_string(0, 1) } || :nothing }
+      Process.kill(:USR2, Process.pid)
+      Timeout.timeout(10) { Thread.pass until seen }
+      expect(seen).to eq :nothing
+    ensure
+      trap(:USR2, before)
+    end
+  end
+
   it "serves many threads" do
     threads = Array.new(4) do |id|
       Thread.new do

@@ -3,6 +3,14 @@
 require "fiddle"
 
 RSpec.describe DMA::Cache do
+  around do |example|
+    experimental = Warning[:experimental]
+    Warning[:experimental] = false
+    example.run
+  ensure
+    Warning[:experimental] = experimental
+  end
+
   let(:sim) { DMA::Sim.new(clock: :manual, coherent: false) }
   let(:device) { sim.device(memory: 1 << 20) }
   let(:buffer) { DMA::Buffer.new(256).tap { |buffer| buffer.clear("o".ord) } }

@@ -1,43 +1,38 @@
 # frozen_string_literal: true
 
-# Freed too early: the driver gives a transfer up, and its memory to the next who asks. Nobody told the device, which
-# still writes there.
+# Freed too early: the driver gives a transfer up, and takes its memory away. Nobody told the device, which still writes
+# to that page, whosever it is by then.
 #
 #   ruby -Ilib examples/bugs/freed_too_early.rb
 
-require_relative "../bare_metal"
+require "dma"
 
 module Bugs
   module FreedTooEarly
-    CONTROL = 0x114
-    ABORT = 0x200
-
     module_function
 
     # "It takes too long", and the memory is free.
     def bug
-      receive { |_device| nil }
+      receive { |_transfer| nil }
     end
 
-    # The transfer is stopped first; or waited for, where the device cannot stop it.
+    # The transfer has ended first.
     def cure
-      receive { |device| device.registers.write16(CONTROL, ABORT) }
+      receive(&:wait)
     end
 
-    # A packet takes longer than its driver waits. What becomes of a letter in the memory that was freed.
+    # A packet takes longer than its driver waits. What becomes of a letter that gets the page which was freed last.
     def receive
-      device = DMA::Sim.new(clock: :manual).device
+      sim = DMA::Sim.new(clock: :manual, iommu: false, ram: 16 << 20)
+      device = sim.device
       device.pio_write("packet 1")
-      memory = DMA::Buffer.new(4096)
-      mapping = device.map(memory) # once, for whatever the memory is used for
-      free = []
-      BareMetal.start(device, 0, mapping.address, 8, BareMetal::FROM_DEVICE)
-      yield device
-      free.push(memory)
-      letter = free.pop
-      letter.set_string("Dear Ada")
-      device.sim.run_until_idle
-      letter.get_string(0, 8)
+      memory, letter = Array.new(2) { DMA::Buffer.new(4096) }
+      mapping = device.map(memory)
+      yield device.channel.submit(source: 0, destination: mapping, length: 8)
+      mapping.unmap
+      letter.set_string("Dear Ada, hello")
+      device.map(letter) { sim.run_until_idle }
+      letter.get_string(0, 15)
     end
   end
 end
@@ -45,7 +40,7 @@ end
 if $PROGRAM_NAME == __FILE__
   bug = Bugs::FreedTooEarly.bug
   cure = Bugs::FreedTooEarly.cure
-  puts "Bug:  a letter was written into memory that was free, and now it says #{bug.inspect}."
-  puts "Why:  the driver had given up a transfer and freed its memory, and the device had not given up."
-  puts "Cure: stop the transfer before its memory is freed; the letter says #{cure.inspect}."
+  puts "Bug:  a letter to Ada got the page of memory that was freed, and now it says #{bug.inspect}."
+  puts "Why:  the driver gave a transfer up and took its memory away; the device did not give up."
+  puts "Cure: wait for the transfer, or stop it, before its memory goes; the letter says #{cure.inspect}."
 end

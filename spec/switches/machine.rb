@@ -47,7 +47,6 @@ module Switches
   off("sim.step") { instead(DMA::Sim, :step) { |_cycles = 1| self } }
 
   # Physical memory.
-  off("ram:") { machine { |options| options.except(:ram) } }
   off("fragmentation:") { machine { |options| options.except(:fragmentation) } }
   off("sim.migrate") { instead(DMA::Sim, :migrate) { |_pages = nil| 0 } }
   off("misaligned: :truncate") { device { |options| options.except(:misaligned) } }

@@ -60,6 +60,9 @@ module DMA
 
         first = buffer.address + offset
         synchronize { owned(first, first + length, write) || in_use(first, first + length, write) }
+      rescue ThreadError
+        # A handler of a signal may lock nothing: what it does is not looked at.
+        nil
       end
 
       # A transfer is submitted that uses bytes of mappings which were not handed over.

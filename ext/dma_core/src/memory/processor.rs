@@ -11,6 +11,7 @@
 mod attachment;
 mod cache;
 mod ordering;
+mod path;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -18,10 +19,10 @@ mod tests;
 use std::sync::atomic::{fence, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use self::cache::Cache;
-use self::ordering::{Invalidations, Store, Stores};
+use self::ordering::Store;
+use self::path::Path;
 use self::places::{Line, Places};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sys::PerProcess;
 use crate::transfer::Access;
 
@@ -83,19 +84,6 @@ struct State {
     path: Path,
 }
 
-/// What the CPU's loads and stores go through.
-#[derive(Debug)]
-struct Path {
-    cache: Option<Cache>,
-    order: Option<Order>,
-}
-
-#[derive(Debug)]
-struct Order {
-    stores: Stores,
-    invalidations: Invalidations,
-}
-
 fn weak_ones() -> MutexGuard<'static, Vec<Weak<Processor>>> {
     static WEAK: PerProcess<Mutex<Vec<Weak<Processor>>>> = PerProcess::new();
     // Nothing that panics runs under the lock.
@@ -123,10 +111,7 @@ fn each_weak(work: impl Fn(&Processor)) {
 impl Processor {
     /// One whose cache is empty.
     pub fn new(options: ProcessorOptions) -> Arc<Processor> {
-        let cache = options.lines.map(|lines| Cache::new(lines, &options));
-        let order =
-            options.delay.map(|delay| Order { stores: Stores::new(delay), invalidations: Invalidations::new(delay) });
-        let state = Mutex::new(State { places: Places::default(), path: Path { cache, order } });
+        let state = Mutex::new(State { places: Places::default(), path: Path::new(&options) });
         let processor = Arc::new(Processor { options, state, now: AtomicU64::new(0) });
         if options.delay.is_some() {
             let mut weak = weak_ones();
@@ -269,15 +254,15 @@ impl Processor {
         self.state().path.settle();
     }
 
+    /// Refuses memory that overlaps a place and is none.
+    fn check(&self, place: (usize, usize)) -> Result<()> {
+        self.state().places.check(place)
+    }
+
     /// From now on `place` goes this way. Of `area`, which lies in it, nothing is cached if it is `uncached`.
     fn attach(&self, place: (usize, usize), area: (usize, usize), uncached: bool) -> Result<()> {
         let State { places, path } = &mut *self.state();
-        if let Some(other) = places.conflict(place) {
-            return Err(Error::Busy(format!(
-                "{} bytes at {:#x} overlap memory that is mapped by way of another buffer, {} bytes at {:#x}; use the one buffer for both",
-                place.1, place.0, other.1, other.0
-            )));
-        }
+        places.check(place)?;
         if uncached {
             path.settle();
             if let Some(cache) = &mut path.cache {
@@ -314,98 +299,5 @@ impl Processor {
     fn state(&self) -> MutexGuard<'_, State> {
         // Nothing that panics runs under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Path {
-    /// A line as the CPU sees it: what it stored itself, what it has not heard of yet, what it has cached, or memory.
-    fn load(&mut self, line: Line, cached: bool) -> [u8; LINE] {
-        let keeps = self.cache.as_ref().is_some_and(|cache| cache.keeps(line));
-        let stale = self.order.as_mut().filter(|_| !keeps).and_then(|order| order.invalidations.see(line));
-        let mut bytes = match (stale, &mut self.cache) {
-            (Some(bytes), _) => bytes,
-            (None, Some(cache)) if cached => cache.read(line),
-            (None, cache) => {
-                cache.iter_mut().for_each(|cache| cache.stats.uncached += 1);
-                line.load()
-            }
-        };
-        if let Some(order) = &self.order {
-            order.stores.forward(line, &mut bytes);
-        }
-        bytes
-    }
-
-    /// A store of the CPU.
-    fn store(&mut self, store: Store) {
-        let Some(order) = &mut self.order else { return self.commit(&store) };
-        // Who writes a line has to have it as it is now.
-        order.invalidations.take(store.line);
-        if let Some(oldest) = order.stores.put(store) {
-            self.commit(&oldest);
-        }
-    }
-
-    /// A store leaves the CPU.
-    fn commit(&mut self, store: &Store) {
-        match &mut self.cache {
-            Some(cache) if store.cached => cache.write(store.line, &store.bytes, store.mask),
-            cache => {
-                cache.iter_mut().for_each(|cache| cache.stats.uncached += 1);
-                store.line.store(&store.bytes, store.mask);
-            }
-        }
-    }
-
-    /// A device is going to read a line.
-    fn before_read(&mut self, line: Line) {
-        if let Some(newest) = self.order.as_mut().and_then(|order| order.stores.take_newest(line)) {
-            self.commit(&newest);
-        }
-        if let Some(cache) = &mut self.cache {
-            cache.snoop(line);
-        }
-    }
-
-    /// A device is going to write a line.
-    fn before_write(&mut self, line: Line, now: u64) {
-        if let Some(order) = &mut self.order {
-            order.invalidations.put(line, now);
-        }
-    }
-
-    /// A device has written a line.
-    fn after_write(&mut self, line: Line, cached: bool) {
-        if let Some(cache) = self.cache.as_mut().filter(|_| cached) {
-            cache.overwritten(line);
-        }
-    }
-
-    /// What has waited for long is over.
-    fn expire(&mut self, now: u64) {
-        let Some(order) = &mut self.order else { return };
-        order.invalidations.expire(now);
-        while let Some(store) = self.order.as_mut().and_then(|order| order.stores.expired(now)) {
-            self.commit(&store);
-        }
-    }
-
-    /// All stores leave the CPU, the oldest first.
-    fn drain(&mut self) {
-        while let Some(store) = self.order.as_mut().and_then(|order| order.stores.pop()) {
-            self.commit(&store);
-        }
-    }
-
-    /// The CPU takes note of all that devices wrote.
-    fn look(&mut self) {
-        if let Some(order) = &mut self.order {
-            order.invalidations.clear();
-        }
-    }
-
-    fn settle(&mut self) {
-        self.drain();
-        self.look();
     }
 }

@@ -14,7 +14,7 @@ use crate::transfer::Access;
 #[derive(Debug)]
 pub struct Attachment {
     processor: Arc<Processor>,
-    /// Its region and, where that is a pointer into memory of ours, the one that this belongs to: it comes last.
+    /// See [`regions`].
     regions: Vec<Arc<Region>>,
     /// Address and length of the memory that goes through the processor, and of the span.
     place: (usize, usize),
@@ -32,16 +32,14 @@ impl Attachment {
     /// [`Error::Busy`] where the memory goes through another processor, or overlaps memory that goes through this one.
     pub fn new(processor: &Arc<Processor>, span: &Span, access: Access, coherent: bool) -> Result<Attachment> {
         let area = (span.address() as usize, span.len());
-        let mut regions = vec![Arc::clone(span.region())];
-        regions.extend(find(area.0).map(|(owner, _)| owner).filter(|owner| !Arc::ptr_eq(owner, span.region())));
+        let regions = regions(span);
         for (index, region) in regions.iter().enumerate() {
             if let Err(error) = region.attached().add(processor) {
                 regions[..index].iter().for_each(|region| region.attached().remove());
                 return Err(error);
             }
         }
-        let whole = &regions[regions.len() - 1];
-        let (place, uncached) = ((whole.address(), whole.capacity()), coherent && !processor.options.coherent);
+        let (place, uncached) = (place(&regions), coherent && !processor.options.coherent);
         if let Err(error) = processor.attach(place, area, uncached) {
             regions.iter().for_each(|region| region.attached().remove());
             return Err(error);
@@ -52,12 +50,14 @@ impl Attachment {
         Ok(attachment)
     }
 
-    /// Refuses what [`Attachment::new`] would refuse at this moment, for another processor has the memory.
+    /// Refuses what [`Attachment::new`] would refuse at this moment.
     ///
     /// # Errors
-    /// [`Error::Busy`].
+    /// [`Error::Busy`], as there.
     pub fn check(processor: &Arc<Processor>, span: &Span) -> Result<()> {
-        span.region().attached().check(processor)
+        let regions = regions(span);
+        regions.iter().try_for_each(|region| region.attached().check(processor))?;
+        processor.check(place(&regions))
     }
 
     /// Hands `len` bytes from `offset` over to the device, or takes them over from it: see [`Processor::sync`]. The caller checked the
@@ -80,6 +80,19 @@ impl Drop for Attachment {
         self.processor.detach(self.place, self.area, self.uncached);
         self.regions.iter().for_each(|region| region.attached().remove());
     }
+}
+
+/// The region of a span and, where that is a pointer into memory of ours, the one that this belongs to: it comes last.
+fn regions(span: &Span) -> Vec<Arc<Region>> {
+    let owner = find(span.address() as usize).map(|(owner, _)| owner);
+    let other = owner.filter(|owner| !Arc::ptr_eq(owner, span.region()));
+    [Some(Arc::clone(span.region())), other].into_iter().flatten().collect()
+}
+
+/// The memory that goes through the processor with them.
+fn place(regions: &[Arc<Region>]) -> (usize, usize) {
+    let whole = &regions[regions.len() - 1];
+    (whole.address(), whole.capacity())
 }
 
 fn elsewhere() -> Error {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::iter;
 
 use super::LINE;
+use crate::error::{Error, Result};
 
 /// Part of memory at a multiple of [`LINE`], cut where the memory that it belongs to ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -83,11 +84,18 @@ impl Places {
         self.0.remove(&address);
     }
 
-    /// A place that shares bytes with this one, and is another.
-    pub(super) fn conflict(&self, (address, len): (usize, usize)) -> Option<(usize, usize)> {
-        let (start, place) = self.0.range(..address.saturating_add(len.max(1))).next_back()?;
-        let other = (*start, place.len);
-        (other != (address, len) && other.0 + other.1 > address).then_some(other)
+    /// Refuses what shares bytes with a place, and is another.
+    pub(super) fn check(&self, (address, len): (usize, usize)) -> Result<()> {
+        let before = self.0.range(..address.saturating_add(len)).next_back().map(|(start, place)| (*start, place.len));
+        match before {
+            Some((start, size)) if (start, size) != (address, len) && start + size > address => {
+                Err(Error::Busy(format!(
+                    "{len} bytes at {address:#x} overlap memory that is mapped by way of another buffer, {size} bytes at {start:#x}; use \
+                     the one buffer for both"
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// What a range consists of.

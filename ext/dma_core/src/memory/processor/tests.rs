@@ -4,6 +4,7 @@ mod random;
 use std::thread;
 
 use super::*;
+use crate::error::Error;
 use crate::memory::testing::{bytes, region};
 use crate::memory::{Pages, Region, Span};
 
