@@ -8,7 +8,7 @@ use std::ops::Range;
 use fastrand::Rng;
 
 use super::ram::Ram;
-use super::{pages, Placed, Row, Slot, Want, EVERYWHERE, FIRST, FULL, MAPPED, OUT_OF_REACH, OWN, PAGE};
+use super::{pages, Placed, Row, Slot, Want, EVERYWHERE, FIRST, FULL, MAPPED, MESSAGES, OUT_OF_REACH, OWN, PAGE};
 
 /// Why there is no place for memory.
 type Refusal = Cow<'static, str>;
@@ -251,7 +251,8 @@ impl Physical {
     }
 
     fn is_free(&self, number: u64) -> bool {
-        !self.frames.contains_key(&number) && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
+        let is_memory = !MESSAGES.contains(&(number * PAGE));
+        is_memory && !self.frames.contains_key(&number) && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
     }
 
     /// The frame of a host page: the one it has, or one drawn from those that nobody has; the one that was freed last, where there is
@@ -309,7 +310,7 @@ impl Physical {
         let here = uses().filter(|used| (used.low..used.high).contains(&offset));
         let mapped = here.map(|used| (frame.map_or(0, |frame| frame.host) + offset, used.high - offset, used.id)).max();
         mapped.or_else(|| {
-            let ram = self.ram.as_ref().filter(|ram| number < ram.frames())?;
+            let ram = self.ram.as_ref().filter(|ram| number < ram.frames() && !MESSAGES.contains(&address))?;
             let end = uses().map(|used| used.low).filter(|low| *low > offset).min().unwrap_or(PAGE);
             Some((ram.at(address) as u64, end - offset, OWN))
         })

@@ -324,3 +324,13 @@ fn others_occupy_the_part_that_was_asked_for_here_and_there() {
         assert!(fragmentation != 0.25 || (15..80).contains(&longest), "{longest} in a row");
     }
 }
+
+#[test]
+fn interrupt_messages_are_no_memory() {
+    let (first, last) = (MESSAGES.start / PAGE, MESSAGES.end / PAGE);
+    for mut physical in [Physical::new(1, None), Physical::new(1, Some(Ram::new(1 << 32, 0.0, 1).unwrap()))] {
+        assert_eq!(physical.draw(first..last), None);
+        assert_eq!((physical.draw(first - 1..last), physical.draw(first..last + 1)), (Some(first - 1), Some(last)));
+        assert_eq!((physical.translate(MESSAGES.start), physical.translate(MESSAGES.end - 1)), (None, None));
+    }
+}
