@@ -60,7 +60,12 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       dev = small.device(ring_size: 4, max_segments: 4)
       mapping = dev.map(DMA::Buffer.new(768 << 10))
       expect { dev.map(DMA::Buffer.new(1)) }.to raise_error(Errno::ENOSPC, /no page .* is free.*ram:/)
+      expect { dev.channel.submit(source: 0, destination: DMA::Buffer.new(1)).wait }
+        .to raise_error(DMA::TransferError, /the device has no address for this memory; let transfers end/)
       mapping.unmap
+      more = dev.map(DMA::Buffer.new(1 << 20, lock: false), exception: false)
+      expect(more.error.message).to match(/the last 64 of its 256 pages/)
+      expect(more.inspect).to end_with("failed: Errno::ENOSPC>")
       expect(dev.map(DMA::Buffer.new(1)).size).to eq 1
     end
 
@@ -74,7 +79,7 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
     end
 
     it "is refused where it cannot be" do
-      expect { machine(ram: 5000) }.to raise_error(ArgumentError, /whole pages/)
+      expect { machine(ram: 5000) }.to raise_error(ArgumentError, /ram: 5000 bytes are no whole pages of 4096/)
       expect { machine(iommu: true) }.to raise_error(ArgumentError, /give iommu: false/)
     end
 
@@ -227,7 +232,8 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       device = small.device(memory: 4096, address_bits: 20, ring_size: 4, max_segments: 4)
       mapping = device.map(DMA::Buffer.new(1000 << 10), type: :streaming)
       expect { device.map(DMA::Buffer.new(100 << 10), type: :streaming) }
-        .to raise_error(Errno::ENOSPC, /of the 1044480 bytes of bounce buffers for them, at the beginning of ram:, only 20480 are free; let/)
+        .to raise_error(Errno::ENOSPC,
+                        /the 1044480 bytes of bounce buffers for them, .*, only 20480 are free; let/)
       expect(small.device.map(DMA::Buffer.new(100 << 10), type: :streaming).size).to eq 100 << 10
       mapping.unmap
       expect(device.map(DMA::Buffer.new(100 << 10), type: :streaming).size).to eq 100 << 10
@@ -280,6 +286,10 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       memory = buffer(sample(9000))
       expect(device.channel.submit(source: memory.slice(64, 8900), destination: 64 + 9).wait.status).to eq :complete
       expect(device.pio_read(4032, at: 64)).to eq memory.get_string(64, 4032)
+    end
+
+    it "is for devices with an alignment" do
+      expect { sim.device(misaligned: :truncate) }.to raise_error(ArgumentError, /the alignment:, which is 1/)
     end
 
     it "is refused by default" do

@@ -289,7 +289,11 @@ fn without_slots_left_nothing_is_bounced_until_a_mapping_ends() {
     let host = memory.address() as u64;
     physical.map(1, host, 10 * PAGE, 16, &STREAMING).unwrap();
     let refusal = physical.map(2, host + 10 * PAGE, 6 * PAGE, 16, &STREAMING).unwrap_err();
-    assert!(refusal.contains("of the 61440 bytes of bounce buffers for them, at the beginning of ram:, only 20480 are free"), "{refusal}");
+    assert!(
+        refusal
+            .contains("of the 61440 bytes of bounce buffers for them, at the beginning of ram:, only 20480 are free"),
+        "{refusal}"
+    );
     assert_eq!(physical.ram().unwrap().slots(16), (15 * PAGE, 5 * PAGE), "nothing is kept of what was refused");
     physical.unmap(1, host, 10 * PAGE);
     assert_eq!(physical.map(2, host + 10 * PAGE, 6 * PAGE, 16, &STREAMING).unwrap().slots.len(), 6);
