@@ -166,8 +166,9 @@ module DMA
           from, to = entry.owned_by(:device, *reach(first, last, write, coherent: entry.coherent?))
           next unless from
 
-          return Violation.new(:cpu_access, "#{cpu(write, first, last, from, to)} to the device", entry,
-                               "call sync_for_cpu for them first, or unmap")
+          remedy = "call sync_for_cpu for them first, or unmap"
+          remedy = "give either lines of its own, or #{remedy}" if beside?(first, last, from, to)
+          return Violation.new(:cpu_access, "#{cpu(write, first, last, from, to)} to the device", entry, remedy)
         end
         nil
       end
@@ -194,9 +195,14 @@ module DMA
       end
 
       def cpu(write, first, last, from, to)
-        range = bytes(first, last)
-        shared = first < to && from < last ? "" : ", in a cache line with #{bytes(from, to)}"
-        "the CPU #{write ? "writes" : "reads"} #{range}#{shared} that belong"
+        is_beside = beside?(first, last, from, to)
+        range = is_beside ? "#{bytes(first, last)}, in a cache line with #{bytes(from, to)}" : bytes(first, last)
+        "the CPU #{write ? "writes" : "reads"} #{range} that belong#{"s" if (is_beside ? to - from : last - first) == 1}"
+      end
+
+      # Whether bytes are none of others, and share a line with them.
+      def beside?(first, last, from, to)
+        first >= to || from >= last
       end
 
       def count(bytes)
