@@ -195,9 +195,9 @@ module DMA
       end
 
       def cpu(write, first, last, from, to)
-        is_beside = beside?(first, last, from, to)
-        range = is_beside ? "#{bytes(first, last)}, in a cache line with #{bytes(from, to)}" : bytes(first, last)
-        "the CPU #{write ? "writes" : "reads"} #{range} that belong#{"s" if (is_beside ? to - from : last - first) == 1}"
+        near = beside?(first, last, from, to)
+        range = near ? "#{bytes(first, last)}, in a cache line with #{bytes(from, to)}" : bytes(first, last)
+        "the CPU #{write ? "writes" : "reads"} #{range} that belong#{"s" if (near ? to - from : last - first) == 1}"
       end
 
       # Whether bytes are none of others, and share a line with them.
