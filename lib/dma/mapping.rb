@@ -13,7 +13,7 @@ module DMA
     #   @return [Device]
 
     # @!attribute [r] buffer
-    #   @return [Buffer] the memory
+    #   @return [Buffer] the memory: a slice of the Buffer that was mapped, whose end is not that of the memory
 
     # @!attribute [r] size
     #   @return [Integer] bytes
