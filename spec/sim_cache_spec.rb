@@ -247,7 +247,7 @@ RSpec.describe DMA::Cache do
     expect(before.get_string).to eq "n" * 256
     mapping.unmap
     map(type: :coherent)
-    expect([buffer.view.get_string, buffer.to_ptr[0, 2]]).to eq ["n" * 256, "nn"]
+    expect([buffer.view.get_string, Fiddle::Pointer.new(buffer.to_ptr.to_i)[0, 2]]).to eq ["n" * 256, "nn"]
   end
 
   it "evicts lines when it is full, some of them dirty, by its seed" do
@@ -279,6 +279,7 @@ RSpec.describe DMA::Cache do
     expect(counts).to eq [[0, 128, 64, 12_800], [64, 64, 0, 6400]]
     options = { coherent: false, cache_injection: true }
     expect { DMA::Sim.new(**options) }.to raise_error(ArgumentError, /cache_injection: is a coherent cache's/)
+    expect { DMA::Sim.new(cache_size: 4096) }.to raise_error(ArgumentError, /cache_size: .*coherent: false/)
   end
 
   it "is one of one machine: memory is not mapped for another at the same time" do
