@@ -23,6 +23,8 @@ use crate::transfer::Access;
 /// Memory that is mapped for a device until this is dropped.
 #[derive(Debug)]
 struct Mapped {
+    /// Dropped before the spans: what it writes back goes to memory that is still in flight.
+    attachment: Mutex<Option<Attachment>>,
     common: Arc<Common>,
     id: u64,
     segments: Vec<(u64, u64)>,
@@ -30,7 +32,6 @@ struct Mapped {
     generation: u32,
     /// The CPU that the memory is to go through, if it is asked to.
     processor: Option<(Arc<Processor>, Span, Access)>,
-    attachment: Mutex<Option<Attachment>>,
 }
 
 /// What of it the device finds elsewhere.
