@@ -8,7 +8,7 @@ use std::ops::Range;
 use fastrand::Rng;
 
 use super::ram::Ram;
-use super::{pages, Placed, Row, Slot, Want, EVERYWHERE, FIRST, FULL, MAPPED, OUT_OF_REACH, OWN, PAGE};
+use super::{pages, Placed, Row, Slot, Want, EVERYWHERE, FIRST, FULL, MAPPED, MESSAGES, OUT_OF_REACH, OWN, PAGE};
 
 /// Why there is no place for memory.
 type Refusal = Cow<'static, str>;
@@ -250,7 +250,8 @@ impl Physical {
     }
 
     fn is_free(&self, number: u64) -> bool {
-        !self.frames.contains_key(&number) && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
+        let is_taken = self.frames.contains_key(&number) || MESSAGES.contains(&(number * PAGE));
+        !is_taken && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
     }
 
     /// The frame of a host page: the one it has, or one drawn from those that nobody has; the one that was freed last, where there is

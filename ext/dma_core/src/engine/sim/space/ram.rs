@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::Arc;
 
-use super::{FIRST, MESSAGES, PAGE};
+use super::{FIRST, PAGE};
 use crate::error::Result;
 use crate::memory::{Huge, Layout, Lock, Region};
 
@@ -71,9 +71,6 @@ impl Ram {
     pub(super) fn is_spare(&self, number: u64) -> bool {
         if number < self.zone {
             return self.low.contains(&number);
-        }
-        if MESSAGES.contains(&(number * PAGE)) {
-            return false;
         }
         self.fragmentation == 0.0 || part(self.seed, number) >= self.fragmentation
     }
