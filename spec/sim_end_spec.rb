@@ -2,7 +2,8 @@
 
 require "fiddle"
 
-# Ruby frees objects in any order when a process ends: each of these is made many times, so that some are freed in the wrong one.
+# Ruby frees objects in any order when a process ends: each of these is made many times, so that some are freed in the
+# wrong one.
 RSpec.describe DMA::Sim, "at the end of the process" do
   around do |example|
     experimental = Warning[:experimental]

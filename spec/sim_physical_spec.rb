@@ -74,7 +74,8 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
     end
 
     it "is refused where it cannot be" do
-      expect { machine(ram: 5000) }.to raise_error(ArgumentError, /whole pages/)
+      expect { machine(ram: 5000) }.to raise_error(ArgumentError, /ram: 5000 bytes are no whole pages/)
+      expect { machine(ram: 1 << 48) }.to raise_error(Errno::ENOMEM, /ram: #{1 << 48}; give the machine less/)
       expect { machine(iommu: true) }.to raise_error(ArgumentError, /give iommu: false/)
     end
 
