@@ -157,8 +157,8 @@ impl MemoryOptions {
         if iommu && (ram.is_some() || fragmentation != 0.0) {
             return refuse("ram: and fragmentation: are for a machine without an IOMMU; give iommu: false".into());
         }
-        if let Some(ram) = ram.filter(|ram| ram % 4096 != 0 || !(1 << 20..=1 << 48).contains(ram)) {
-            return refuse(format!("ram: {ram} bytes are no whole pages of 4096 in 2**20..2**48"));
+        if let Some(ram) = ram.filter(|ram| ram % PAGE != 0 || !(1 << 20..=1 << 48).contains(ram)) {
+            return refuse(format!("ram: {ram} bytes are no whole pages of {PAGE} in 2**20..2**48"));
         }
         if !(0.0..=1.0).contains(&fragmentation) {
             return refuse(format!("fragmentation: {fragmentation} is not in 0..1"));

@@ -251,8 +251,8 @@ impl Physical {
     }
 
     fn is_free(&self, number: u64) -> bool {
-        let is_memory = !MESSAGES.contains(&(number * PAGE));
-        is_memory && !self.frames.contains_key(&number) && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
+        let is_taken = self.frames.contains_key(&number) || MESSAGES.contains(&(number * PAGE));
+        !is_taken && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
     }
 
     /// The frame of a host page: the one it has, or one drawn from those that nobody has; the one that was freed last, where there is
