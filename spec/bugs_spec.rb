@@ -36,8 +36,8 @@ RSpec.describe "The programs of bugs" do
   }
 
   # The bugs that DMA.debug finds, and its rules for them.
-  found = { "LostInterrupt" => :leak, "SharedCacheLine" => :cpu_access, "StaleRead" => :cpu_access,
-            "StaleWrite" => :device_access, "Starvation" => :cpu_access }
+  found = { "FreedTooEarly" => :in_flight, "LostInterrupt" => :leak, "SharedCacheLine" => :cpu_access,
+            "StaleRead" => :cpu_access, "StaleWrite" => :device_access, "Starvation" => :cpu_access }
 
   # What DMA.debug says of the block.
   def findings

@@ -71,6 +71,15 @@ RSpec.describe "DMA.debug" do
       end
     end
 
+    it "warns also where Ruby's own warnings are off" do
+      DMA.debug = :warn
+      verbose = $VERBOSE
+      $VERBOSE = nil
+      expect { device.unmap(1 << 40) }.to output(/DMA misuse \(unmapped\).*\n\z/).to_stderr
+    ensure
+      $VERBOSE = verbose
+    end
+
     it "calls a block with each, which may do what it likes with the memory" do
       bytes = []
       DMA.debug { |error| bytes << [error.rule, memory.get_string(0, 3)] }

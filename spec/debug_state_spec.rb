@@ -50,9 +50,9 @@ RSpec.describe "DMA.debug" do
       ring = DMA::Ring.new(4)
       ring.add_transfer(0, mapping, 8192)
       transfer = device.channel.submit(ring)
-      expect(rule { device.channel.enqueue(source: memory, destination: 0) }).to eq :overlap
+      expect(rule { device.channel(1).enqueue(source: memory, destination: 0) }).to eq :overlap
       ring.process_completions until ring.empty?
-      expect(rule { device.channel.submit(source: memory, destination: 0).wait }).to be_nil
+      expect(rule { device.channel(1).submit(source: memory, destination: 0).wait }).to be_nil
       transfer.wait
     end
   end
@@ -67,6 +67,17 @@ RSpec.describe "DMA.debug" do
     expect(rule { device.channel(1).enqueue(source: 0, destination: memory.slice(99, 9), fence: true).wait }).to be_nil
     expect(rule { other.wait && memory.clear }).to be_nil
     expect(view.size).to eq 100
+  end
+
+  it "lets transfers of one channel use the same memory, whose order is theirs, and knows the first by the last" do
+    ends = [2, 1, 0].map do |last|
+      one = device.channel.submit(source: memory, destination: 0)
+      two = device.channel.submit(source: 0, destination: memory.slice(10, 90))
+      three = device.channel.submit(source: memory.slice(0, 50), destination: 0)
+      [one, two, three][last].wait
+      [8191, 99, 0].map { |at| rule { memory.set_value(:U8, at, 1) } }.tap { device.wait_completion }
+    end
+    expect(ends).to eq [[nil, nil, nil], [nil, nil, :cpu_access], [nil, :cpu_access, :cpu_access]]
   end
 
   it "does not tell of what was refused" do
@@ -99,6 +110,23 @@ RSpec.describe "DMA.debug" do
       expect { DMA::Device.open(:sim) { |dev| (kept = dev.map(memory)) && raise(KeyError) } }.to raise_error(KeyError)
     end.to output(/leak.*1 mapping left/).to_stderr
     expect(kept).to be_unmapped
+  end
+
+  it "does not replace an error that ends the block of a mapping" do
+    expect do
+      expect { device.map(memory) { |mapping| device.write_dma(mapping) && raise(KeyError) } }.to raise_error(KeyError)
+    end.to output(/#{__FILE__}:#{__LINE__ - 1}.*in_flight/).to_stderr
+    device.channel.drain
+    expect(entries).to eq [0, 0, 0]
+  end
+
+  it "knows which of the mappings of the same memory a transfer uses" do
+    one, other = Array.new(2) { device.map(memory) }
+    transfer = device.channel.enqueue(source: one, destination: 0)
+    expect([rule { other.unmap }, rule { one.unmap }, rule { device.unmap(one.address, 8192) }])
+      .to eq [nil, :in_flight, :in_flight]
+    transfer.wait
+    expect([one.unmapped?, rule { one.unmap }]).to eq [false, nil]
   end
 
   it "takes transfers that were given up for known" do
@@ -165,14 +193,21 @@ RSpec.describe "DMA.debug" do
 
   it "leaves handlers of signals alone" do
     device.map(memory, type: :streaming, direction: :from_device) do
+      transfer = device.channel.submit(source: 0, destination: DMA::Buffer.new(64))
       seen = nil
-      before = trap(:USR2) { seen = rule { memory.get_string(0, 1) } || :nothing }
+      before = trap(:USR2) do
+        other = DMA::Device.open(:sim)
+        calls = [-> { memory.get_string(0, 1) }, -> { transfer.wait }, -> { other.map(memory, &:sync_for_cpu).unmap },
+                 -> { other.channel.submit(source: 0, destination: memory) }, -> { other.close }]
+        seen = calls.map { |call| rule(&call) }
+      end
       Process.kill(:USR2, Process.pid)
       Timeout.timeout(10) { Thread.pass until seen }
-      expect(seen).to eq :nothing
+      expect(seen).to eq [nil] * 5
     ensure
       trap(:USR2, before)
     end
+    expect(rule { device.close }).to be_nil
   end
 
   it "serves many threads" do

@@ -36,6 +36,19 @@ RSpec.describe DMA::Mapping do
     expect(device.stats).to include(mappings: be_positive, iommu_faults: 0)
   end
 
+  it "stays until a transfer of it has ended, though nobody else keeps it" do
+    machine = DMA::Sim.new(clock: :manual)
+    one = machine.device(memory: 8192)
+    one.pio_write(sample(8192))
+    elements = ->(places) { places.map { |at| { source: at, destination: one.map(buffer.slice(at, 9)) } } }
+    buffer.clear
+    transfers = [[0], [100, 300], [200]].map { |places| Thread.new { one.channel.submit(elements.call(places)) }.value }
+    3.times { GC.start }
+    machine.run_until_idle
+    expect(transfers.map(&:status)).to eq [:complete] * 3
+    expect([0, 100, 200, 300].map { |at| buffer.get_string(at, 9) == sample(8192)[at, 9] }).to all be true
+  end
+
   it "leaves nothing at its address once it is taken away: a fault, and memory untouched" do
     mapping = device.map(buffer)
     at = mapping.address

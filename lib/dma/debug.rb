@@ -39,19 +39,19 @@ module DMA
         @mode = mode
       end
 
-      # What is known in this process; nil where nobody checks.
+      # What is known in this process; nil where nobody checks, and in a handler of a signal, which may lock nothing.
       def tracker
         tracker = @tracker
-        return tracker if tracker.nil? || tracker.pid == Process.pid
+        return tracker if tracker.nil? || (tracker.pid == Process.pid && tracker.free?)
 
-        @tracker = Tracker.new
+        @tracker = Tracker.new unless tracker.pid == Process.pid
       end
 
-      # Runs the block with what is known, and tells of what it finds: nil, a violation or several.
-      def check
+      # Runs the block with what is known, and tells of what it finds: nil, a violation or several. `quiet`: see {tell}.
+      def check(quiet: false)
         tracker = self.tracker or return
         found = yield(tracker) or return
-        found.is_a?(Array) ? found.each { |violation| tell(violation) } : tell(found)
+        found.is_a?(Array) ? found.each { |violation| tell(violation) } : tell(found, quiet: quiet)
       end
 
       # A transfer is live while the block submits it and until software is told of its end.
@@ -84,7 +84,7 @@ module DMA
         return Kernel.raise(error) if mode == :raise && !quiet
         return unless mode
 
-        call = mode.respond_to?(:call) ? mode : ->(e) { Kernel.warn("#{e.backtrace.first}: #{e.message}") }
+        call = mode.respond_to?(:call) ? mode : ->(e) { Warning.warn("#{e.backtrace.first}: #{e.message}\n") }
         telling { call.call(error) }
       end
 
@@ -94,14 +94,14 @@ module DMA
       def live(channel, fence: false, ring: nil)
         tracker = self.tracker or return
         coherent = tracker.limits_of(channel.device)[:coherent] != false
-        Live.new(channel: channel, fence: fence, ring: ring, coherent: coherent)
+        Live.new(tracker, channel: channel, fence: fence, ring: ring, coherent: coherent)
       end
 
       # The same of a file, with the first `length` bytes of its memory.
       def live_file(memory, length, written:)
-        return unless tracker
+        tracker = self.tracker or return
 
-        Live.new.tap do |live|
+        Live.new(tracker).tap do |live|
           Array(memory).each do |buffer|
             part = [buffer.size, length].min
             length -= part
@@ -132,6 +132,7 @@ module DMA
       # Software knows that a transfer has ended.
       def told(transfer)
         live = transfer.instance_variable_get(:@debug) or return
+        live.over = true
         tracker&.forget(live)
       end
 

@@ -21,8 +21,8 @@ module DMA
   # Also what {DMA.debug} finds, with the {#rule} that was broken.
   class MisuseError < Error
     # @return [Symbol, nil] which rule of the checker was broken: `:unmapped`, `:double_unmap`, `:wrong_size`,
-    #   `:wrong_direction`, `:sync_outside`, `:error_unchecked`, `:cpu_access`, `:device_access`, `:overlap`, `:leak`,
-    #   `:segment_limit`; nil where nobody checked
+    #   `:wrong_direction`, `:sync_outside`, `:error_unchecked`, `:cpu_access`, `:device_access`, `:in_flight`,
+    #   `:overlap`, `:leak`, `:segment_limit`; nil where nobody checked
     attr_reader :rule
 
     # @return [Array<String>, nil] the backtrace of the mapping, or of the transfer's submission; nil: there is none

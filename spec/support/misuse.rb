@@ -88,16 +88,28 @@ module Support
           end
         end
       ],
+      in_flight: [
+        lambda do |device, memory|
+          device.map(memory.slice(0, SIZE)) { |mapping| device.write_dma(mapping) }
+          device.channel.drain.process_completions
+        end,
+        lambda do |device, memory|
+          device.map(memory.slice(0, SIZE)) do |mapping|
+            device.map(memory.slice(0, SIZE), &:unmap)
+            device.write_dma(mapping).wait
+          end
+        end
+      ],
       overlap: [
         lambda do |device, memory|
           device.channel.enqueue(source: memory, destination: 0, length: SIZE)
-          device.channel.enqueue(source: 0, destination: memory.slice(SIZE - 4), length: SIZE)
+          DMA::Device.open(:sim, memory: SIZE) { |other| other.read_dma(SIZE, into: memory.slice(SIZE - 4)) }
           device.wait_completion
         end,
         lambda do |device, memory|
           device.channel.enqueue(source: memory, destination: 0, length: SIZE)
-          device.channel.enqueue(source: memory, destination: 0, length: SIZE)
-          device.channel.enqueue(source: 0, destination: memory, length: SIZE, fence: true)
+          DMA::Device.open(:sim, memory: SIZE) { |other| other.write_dma(memory.slice(0, SIZE)).wait }
+          device.channel.enqueue(source: 0, destination: memory, length: SIZE)
           device.wait_completion
         end
       ],

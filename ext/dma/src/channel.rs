@@ -161,12 +161,12 @@ impl Channel {
         ruby: &Ruby,
         request: Request,
         kick: bool,
-        ring: Option<Opaque<Value>>,
+        uses: Option<Opaque<Value>>,
         stage: Option<Arc<Region>>,
     ) -> Result<Obj<Transfer>, Error> {
         this.check(ruby)?;
         let ticket = this.line.shared.submit(request, kick).or_raise(ruby)?;
-        let transfer = ruby.obj_wrap(Transfer::new(Arc::clone(&ticket), this, ring, stage));
+        let transfer = ruby.obj_wrap(Transfer::new(Arc::clone(&ticket), this, uses, stage));
         lock(&this.transfers).insert(ticket.id(), (ticket, transfer.as_value().into()));
         Ok(transfer)
     }
@@ -214,7 +214,7 @@ fn native_submit(
     let elements = (0..list.len()).map(|index| element(ruby, list.entry(index as isize)?, device));
     let elements = elements.collect::<Result<_, Error>>()?;
     let request = Request { fence, interrupt, bounce, ..Request::list(elements) };
-    Channel::submit(this, ruby, request, kick, None, None)
+    Channel::submit(this, ruby, request, kick, Some(list.as_value().into()), None)
 }
 
 /// Submits the pending descriptors of a ring, which the device fetches from it.

@@ -20,8 +20,9 @@ use crate::channel::Channel;
 pub struct Transfer {
     ticket: Arc<Ticket>,
     channel: Opaque<Value>,
-    /// The ring that the device fetches from, mapped as long as it lives.
-    ring: Option<Opaque<Value>>,
+    /// The ring that the device fetches from, or the list of what it moves: what is mapped stays so until the transfer has ended,
+    /// though nobody else keeps it.
+    uses: Option<Opaque<Value>>,
     /// Where the bytes go that will be a String.
     stage: Mutex<Option<Arc<Region>>>,
     /// Procs to call when it has ended. No Ruby code runs under the lock, so that the GC can take it to mark.
@@ -33,7 +34,7 @@ pub struct Transfer {
 impl DataTypeFunctions for Transfer {
     fn mark(&self, marker: &gc::Marker) {
         marker.mark(self.channel);
-        self.ring.iter().for_each(|ring| marker.mark(*ring));
+        self.uses.iter().filter(|_| self.ticket.outcome().is_none()).for_each(|used| marker.mark(*used));
         self.callbacks().iter().for_each(|callback| marker.mark(*callback));
     }
 }
@@ -43,13 +44,13 @@ impl Transfer {
     pub fn new(
         ticket: Arc<Ticket>,
         channel: Obj<Channel>,
-        ring: Option<Opaque<Value>>,
+        uses: Option<Opaque<Value>>,
         stage: Option<Arc<Region>>,
     ) -> Transfer {
         Transfer {
             ticket,
             channel: channel.as_value().into(),
-            ring,
+            uses,
             stage: Mutex::new(stage),
             callbacks: Mutex::new(Vec::new()),
             known: AtomicBool::new(false),

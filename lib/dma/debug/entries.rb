@@ -13,6 +13,8 @@ module DMA
       # @return [Array<Thread::Backtrace::Location>] where it was mapped
       attr_reader :locations
       attr_reader :device, :segments, :direction, :tracker
+      # @return [Hash{Live => true}] the transfers that use it
+      attr_reader :users
       # @return [Boolean] whether somebody asked if it failed
       attr_accessor :checked
       # @return [Boolean] whether software took it away
@@ -27,6 +29,7 @@ module DMA
         @streaming = mapping.type != :coherent
         @coherent = coherent
         @checked = checked
+        @users = {}.compare_by_identity
         @failed = mapping.error?
         place(mapping) unless @failed
       end
@@ -129,15 +132,19 @@ module DMA
         end
       end
 
-      attr_reader :locations, :channel, :device, :parts, :ring, :mapped
+      attr_reader :tracker, :locations, :channel, :device, :parts, :ring, :mapped
       # @return [Boolean] whether it begins after all before it
       attr_reader :fence
       # @return [Boolean] whether the CPU's cache sees what the device does
       attr_reader :coherent
       # @return [Integer] its place among the transfers of the process
       attr_accessor :number
+      # @return [Boolean] whether software was told of its end
+      attr_writer :over
 
-      def initialize(channel: nil, fence: false, ring: nil, coherent: true)
+      def initialize(tracker, channel: nil, fence: false, ring: nil, coherent: true)
+        @tracker = tracker
+        @over = false
         @channel = channel&.__id__
         @device = channel&.device&.__id__
         @fence = fence
@@ -164,6 +171,10 @@ module DMA
         @mapped << [entry, first, last]
       end
 
+      def same_channel?(other)
+        !channel.nil? && channel == other.channel
+      end
+
       # The transfer's object, once there is one; where there is none, it is live until it is forgotten.
       def transfer=(transfer)
         return unless transfer.is_a?(DMA::Transfer)
@@ -173,7 +184,7 @@ module DMA
       end
 
       def alive?
-        @reference.nil? || @reference.weakref_alive?
+        !@over && (@reference.nil? || @reference.weakref_alive?)
       end
 
       private

@@ -69,7 +69,7 @@ module DMA
       # @private
       module Mapping
         def unmap
-          Debug.check { |tracker| tracker.unmapping(self) }
+          Debug.check(quiet: !$ERROR_INFO.nil?) { |tracker| tracker.unmapping(self) }
           super.tap { Debug.tracker&.unmap(self) }
         end
 

@@ -23,7 +23,7 @@ module DMA
       def add(thing)
         bits = bits_of(thing)
         level = @levels[bits] ||= {}
-        buckets_of(bits, thing) { |number| (level[number] ||= []) << thing }
+        buckets_of(bits, thing) { |number| (level[number] ||= {}.compare_by_identity)[thing] = true }
         @size += 1
       end
 
@@ -33,7 +33,7 @@ module DMA
         found = false
         buckets_of(bits, thing) do |number|
           bucket = level[number] or next
-          found = true if bucket.reject! { |other| other.equal?(thing) }
+          found = true if bucket.delete(thing)
           level.delete(number) if bucket.empty?
         end
         @levels.delete(bits) if level.empty?
@@ -42,18 +42,18 @@ module DMA
 
       # Those that share bytes with a range.
       def overlapping(low, high)
-        found = []
+        found = {}.compare_by_identity
         @levels.each do |bits, level|
           near(level, low >> bits, (high - 1) >> bits) do |thing|
-            found << thing if thing.low < high && low < thing.high && found.none? { |other| other.equal?(thing) }
+            found[thing] = true if thing.low < high && low < thing.high
           end
         end
-        found
+        found.keys
       end
 
       # All of them, each once.
       def to_a
-        @levels.values.flat_map(&:values).flatten(1).uniq(&:__id__)
+        @levels.each_value.flat_map(&:values).reduce({}.compare_by_identity, :update).keys
       end
 
       private
@@ -69,9 +69,9 @@ module DMA
       # The things of a level in the buckets of these numbers, of which there may be more than buckets.
       def near(level, first, last, &)
         if last - first < level.size
-          first.upto(last) { |number| level[number]&.each(&) }
+          first.upto(last) { |number| level[number]&.each_key(&) }
         else
-          level.each { |number, bucket| bucket.each(&) if number.between?(first, last) }
+          level.each { |number, bucket| bucket.each_key(&) if number.between?(first, last) }
         end
       end
     end

@@ -14,7 +14,7 @@ module DMA
         entry = entry_of(mapping) or return
         return twice(entry, "unmap of a mapping that was taken away before") if entry.unmapped
         return unchecked(entry) unless entry.checked
-        return unless entry.failed?
+        return in_flight(entry) unless entry.failed?
 
         Violation.new(:unmapped, "unmap of memory that could not be mapped", entry, "nothing is mapped: leave it")
       end
@@ -60,9 +60,6 @@ module DMA
 
         first = buffer.address + offset
         synchronize { owned(first, first + length, write) || in_use(first, first + length, write) }
-      rescue ThreadError
-        # A handler of a signal may lock nothing: what it does is not looked at.
-        nil
       end
 
       # A transfer is submitted that uses bytes of mappings which were not handed over.
@@ -84,6 +81,13 @@ module DMA
 
       def twice(entry, what)
         Violation.new(:double_unmap, what, entry, "one unmap for each map is enough: find out who else does it")
+      end
+
+      # The device goes on with what it was told, and the addresses may be somebody else's by then.
+      def in_flight(entry)
+        live = synchronize { entry.users.each_key.find(&:alive?) } or return
+        Violation.new(:in_flight, "unmap of #{count(entry.size)} that a transfer which is under way uses", live,
+                      "wait for it first, or stop it (DMA::Channel#reset)")
       end
 
       # check_unmap: map_err_type is MAP_ERR_NOT_CHECKED.
@@ -140,22 +144,20 @@ module DMA
       # The memory of two transfers is the same, and the device writes to it: who comes last wins.
       def overlap(live)
         live.parts.each do |part|
-          other = @parts.overlapping(part.low, part.high).find { |known| conflict?(part, known) }
+          other = users(part.low, part.high, part.written).find { |known| conflict?(part, known) }
           next unless other
 
           range = bytes([part.low, other.low].max, [part.high, other.high].min)
           return Violation.new(:overlap, "a transfer uses #{range} that another one uses too, and one of them writes " \
                                          "there; the other is under way", other.live,
-                               "wait for that first, or give fence: true")
+                               "wait for that first, or use its channel")
         end
         nil
       end
 
+      # Those of one channel are carried out in their order.
       def conflict?(part, known)
-        return false unless part.written || known.written
-        return false if part.live.fence && part.live.channel == known.live.channel
-
-        known.live.alive? && known.memory?
+        !part.live.same_channel?(known.live) && known.live.alive? && known.memory?
       end
 
       def owned(first, last, write)
@@ -175,13 +177,13 @@ module DMA
 
       def in_use(first, last, write)
         near = reach(first, last, write, coherent: false)
-        part = @parts.overlapping(*near).find { |known| used?(known, first, last, write) } or return
+        part = users(*near, write).find { |known| used?(known, first, last, write) } or return
         what = cpu(write, first, last, part.low, part.high)
         Violation.new(:cpu_access, "#{what} to a transfer that is under way", part.live, "wait for it first")
       end
 
       def used?(part, first, last, write)
-        return false if part.apart || !(write || part.written)
+        return false if part.apart
 
         low, high = reach(first, last, write, coherent: part.live.coherent)
         part.low < high && low < part.high && part.live.alive? && part.memory?

@@ -26,11 +26,19 @@ module DMA
         @monitor = Monitor.new
         @mapped = Places.new
         @parts = Places.new
+        @writes = Places.new
         @lives = {}.compare_by_identity
         @freed = []
         @limits = {}
         @count = 0
         @sweep_at = SWEEP
+      end
+
+      # Whether this thread may lock what is known.
+      def free?
+        synchronize { true }
+      rescue ThreadError
+        false
       end
 
       # A mapping was made.
@@ -78,8 +86,7 @@ module DMA
           sweep
           broken = overlap(live)
           live.number = @count += 1
-          @lives[live] = true
-          live.parts.each { |part| @parts.add(part) }
+          keep(live)
           broken
         end
       end
@@ -90,9 +97,7 @@ module DMA
           next unless @lives.key?(live)
 
           drop(live)
-          next unless live.fence
-
-          @lives.each_key { |other| drop(other) if other.channel == live.channel && other.number < live.number }
+          earlier(live).each { |other| forget(other) if other.same_channel?(live) && other.number < live.number }
         end
       end
 
@@ -134,8 +139,33 @@ module DMA
         @monitor.synchronize(&)
       end
 
+      # Among others those that a transfer has waited for, if they are of its channel and from before it.
+      def earlier(live)
+        return @lives.keys if live.fence
+
+        live.parts.flat_map { |part| users(part.low, part.high, part.written).map(&:live) }
+      end
+
+      # Parts of transfers that somebody who uses that memory too has to wait for: who reads it, for those that write.
+      def users(low, high, write)
+        (write ? @parts : @writes).overlapping(low, high)
+      end
+
+      def keep(live)
+        @lives[live] = true
+        live.parts.each do |part|
+          @parts.add(part)
+          @writes.add(part) if part.written
+        end
+        live.mapped.each { |entry,| entry.users[live] = true }
+      end
+
       def drop(live)
-        live.parts.each { |part| @parts.delete(part) } if @lives.delete(live)
+        live.over = true
+        return unless @lives.delete(live)
+
+        live.parts.each { |part| [@parts, @writes].each { |places| places.delete(part) } }
+        live.mapped.each { |entry,| entry.users.delete(live) }
       end
 
       # Forgets what the GC took, each time that there is twice as much as was left.

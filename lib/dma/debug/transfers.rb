@@ -81,7 +81,7 @@ module DMA
         def use_mapping(live, mapping, length, written)
           return if mapping.unmapped? || length > mapping.size
 
-          entry = Debug.tracker.entry_of(mapping)
+          entry = live.tracker.entry_of(mapping)
           if entry
             live.use_mapped(mapping, entry, entry.low, entry.low + length, written: written)
           else
@@ -91,7 +91,7 @@ module DMA
 
         # The memory of a ring's descriptors, which say it by bus addresses.
         def use_ring(live, ring)
-          tracker = Debug.tracker
+          tracker = live.tracker
           known = tracker.mappings_of(device.__id__).map { |entry| [entry.mapping, entry] }
           known += ring.mappings.reject { |mapping| tracker.entry_of(mapping) || mapping.unmapped? }
                        .map { |mapping| [mapping, Mapped.new(mapping, tracker, checked: true, coherent: true)] }
@@ -105,7 +105,7 @@ module DMA
           known.each do |mapping, entry|
             first, last = entry.memory_at(bus, length)
             next unless first
-            return live.use_mapped(mapping, entry, first, last, written: written) if Debug.tracker.entry_of(mapping)
+            return live.use_mapped(mapping, entry, first, last, written: written) if live.tracker.entry_of(mapping)
 
             return live.use(mapping.buffer, last - first, offset: first - entry.low, written: written)
           end
