@@ -324,10 +324,11 @@ module DMA
       trace
     end
 
-    # @return [String] clock, bus (a preset, or width and clock), IOMMU and seed
+    # @return [String] clock, bus (a preset, or width and clock), IOMMU, seed, and what is unusual about memory
     def inspect
       bus = native_bus_name || "#{8 * self.bus[:width]} bits, #{self.bus[:frequency]} Hz"
-      "#<#{self.class} clock: #{clock} bus: #{bus} iommu: #{iommu?} seed: #{seed}>"
+      memory = native_memory.map { |name, value| " #{name}: #{value}" }.join
+      "#<#{self.class} clock: #{clock} bus: #{bus} iommu: #{iommu?} seed: #{seed}#{memory}>"
     end
 
     private
