@@ -189,6 +189,8 @@ RSpec.describe "DMA.debug" do
       allow(one).to receive(:capabilities).and_return(one.capabilities.merge(coherent: expected.nil?))
       one.map(memory.slice(64, 100), type: :streaming, direction: :from_device) do
         beside = [63, 164, 191].map { |at| rule { memory.set_value(:U8, at, 1) } }
+        remedy = /a byte at .*, in a cache line with .* belong to .*; give either lines of its own, or/
+        expect { memory.set_value(:U8, 164, 1) }.to raise_error(DMA::MisuseError, remedy) if expected
         expect(beside).to eq [nil, expected, expected]
         expect([192, 300].map { |at| rule { memory.set_value(:U8, at, 1) } }).to eq [nil, nil]
         expect(rule { memory.get_string(164, 100) }).to be_nil

@@ -37,6 +37,13 @@ RSpec.describe "docs/machine.md" do
     expect(codes).to eq(names.each_with_index.map { |name, code| [code.to_s, name] })
   end
 
+  it "leaves options to the README, whose table has each of a machine and of a device" do
+    table = File.read(File.join(root, "README.md"))[/^### The simulated machine$.*?^### /m]
+    listed = table.scan(/^\| .*$/).join.scan(/`(\w+):`/).flatten.uniq
+    options = [DMA::Sim.method(:new), DMA::Sim.instance_method(:device)].flat_map(&:parameters)
+    expect(options.filter_map { |kind, name| name.to_s if kind == :key } - listed).to eq []
+  end
+
   it "leads to the rows of the article, whose references spec/article_table_spec.rb looks up" do
     expect(text[/^## The article, row by row$.*\z/m]).to include("(article.md)")
   end

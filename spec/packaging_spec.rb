@@ -46,7 +46,7 @@ RSpec.describe "packaging" do
 
     it "holds nothing else" do
       crate = %r{Cargo\.toml|build\.rs|include/\w+\.h|src/.+\.rs}
-      docs = %r{docs/((?:machine|article)\.md|traces/\w+\.(svg|vcd))}
+      docs = %r{docs/((?:machine|article|debug)\.md|traces/\w+\.(svg|vcd))}
       code = %r{\A(lib/.+\.rb|exe/dma|sig/.+\.rbs|#{docs}|ext/dma/extconf\.rb|ext/\w+/(#{crate}))\z}
       expect(files.grep_v(code))
         .to contain_exactly("Cargo.lock", "Cargo.toml", "CHANGELOG.md", "LICENSE", "README.md")

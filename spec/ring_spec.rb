@@ -202,6 +202,27 @@ RSpec.describe DMA::Ring do
       expect(device.read_dma(9000, at: 0x2000)).to eq sample(9000)
     end
 
+    it "is described for memory that the CPU and the device see alike, whatever the machine" do
+      [{ coherent: false }, { iommu: false, ram: 64 << 20 }].each do |options|
+        narrow = DMA::Sim.new(clock: :manual, **options).device(memory: 1 << 16, address_bits: 24)
+        there = narrow.configure_transfer(buffer, 0, 9000)
+        buffer.set_string("later")
+        narrow.channel.submit(there[:descriptor_ring]).wait
+        expect(narrow.pio_read(9000)).to eq "later#{sample(9000)[5..]}"
+        back = narrow.configure_transfer(0, memory = DMA::Buffer.new(9000), 9000)
+        memory.get_string
+        narrow.channel.submit(back[:descriptor_ring]).wait
+        expect(memory.get_string).to eq buffer.get_string
+        expect([there, back].map { |one| one[:flags][:coherent] }).to eq [true, true]
+      end
+    end
+
+    it "says where the memory of a mapping is to be synced" do
+      device = DMA::Sim.new(clock: :manual, coherent: false).device
+      kinds = %i[coherent streaming].map { |type| device.map(DMA::Buffer.new(100), type: type) }
+      expect(kinds.map { |one| device.configure_transfer(one, 0, 100)[:flags][:coherent] }).to eq [true, false]
+    end
+
     it "is described for the way from the device and within it, and for mapped memory" do
       device.write_dma(sample(100)).wait
       back = device.configure_transfer(0, mapping, 100)

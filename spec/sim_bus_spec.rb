@@ -204,6 +204,12 @@ RSpec.describe DMA::Sim, "bus" do
 
   it "is named where the machine is inspected" do
     expect(machine(bus: :pci).inspect).to eq "#<DMA::Sim clock: manual bus: pci iommu: true seed: 0>"
+    options = { coherent: false, cache_size: 64, ordering: :weak, cpus: 2, iommu: false, ram: 1 << 20,
+                fragmentation: 0.5 }
+    expect(machine(**options).inspect).to end_with "seed: 0 coherent: false cache_size: 64 ordering: weak cpus: 2 " \
+                                                   "ram: 1048576 fragmentation: 0.5>"
+    options = { cache_injection: false, invalidation: :lazy }
+    expect(machine(**options).inspect).to end_with "seed: 0 cache_injection: false invalidation: lazy>"
     expect(machine(bus: { preset: :isa }).inspect).to include("bus: isa ")
     expect(machine(bus: { preset: :pci, frequency: 6.6e7 }).inspect).to include("bus: 32 bits, 66000000 Hz ")
   end

@@ -5,14 +5,15 @@ RSpec.describe "a non-coherent machine" do
   # A program, by its seed: buffers, cut into slices that are mapped, each for a direction, and steps that use them.
   program = Class.new do
     # @param sync [Boolean] whether it does what a machine that is not coherent needs
-    def initialize(machine, seed, sync:)
+    # @param address_bits [Integer] of the device, past which there is no coherent memory for it
+    def initialize(machine, seed, sync:, address_bits: 48)
       @random = Random.new(seed)
-      @device = machine.device(memory: 1 << 16)
+      @device = machine.device(memory: 1 << 16, address_bits: address_bits)
       @sync = sync
       @buffers = Array.new(3) { DMA::Buffer.new(1024) }
       @seen = []
-      @kinds = [%i[streaming to_device], %i[streaming from_device], %i[consistent bidirectional],
-                %i[coherent bidirectional]]
+      @kinds = [%i[streaming to_device], %i[streaming from_device], %i[consistent bidirectional]]
+      @kinds << %i[coherent bidirectional] if address_bits == 48
     end
 
     # @return [Array<String>] what the program read, what buffers have in the end, and the device's memory
@@ -94,8 +95,8 @@ RSpec.describe "a non-coherent machine" do
     end
   end
 
-  define_method(:outcome) do |seed, sync: true, **options|
-    program.new(DMA::Sim.new(clock: :manual, seed: seed, **options), seed, sync: sync).run
+  define_method(:outcome) do |seed, sync: true, address_bits: 48, **options|
+    program.new(DMA::Sim.new(clock: :manual, seed: seed, **options), seed, sync: sync, address_bits: address_bits).run
   end
 
   # A cache that lines leave at random, all the time, and one that keeps all.
@@ -110,6 +111,14 @@ RSpec.describe "a non-coherent machine" do
       agrees = outcome(seed, coherent: false, cache_size: size, ordering: :weak) == expected
       expect(agrees).to be(true), "seed #{seed}, cache of #{size} bytes, weakly ordered"
       expect(outcome(seed, sync: false) == expected).to be true
+    end
+  end
+
+  it "does so where memory is in pieces as well, out of a device's reach and bounced" do
+    rounds(60).times do |seed|
+      physical = { iommu: false, ram: 64 << 20, address_bits: seed.even? ? 22 : 48 }
+      agrees = outcome(seed, **physical, coherent: false, cache_size: sizes[seed % 4]) == outcome(seed, **physical)
+      expect(agrees).to be(true), "seed #{seed}"
     end
   end
 

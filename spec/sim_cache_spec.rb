@@ -1,6 +1,7 @@
 # frozen_string_literal: true
 
 require "fiddle"
+require "open3"
 
 RSpec.describe DMA::Cache do
   around do |example|
@@ -221,7 +222,8 @@ RSpec.describe DMA::Cache do
     expect([buffer.get_value(:u16, 63), buffer.get_values(%i[U8 U16], 2)]).to eq [0x6e6e, [0x6e, 0x6e6e]]
     expect([buffer.values(:U8), buffer.each_byte.to_a]).to eq [new.bytes, new.bytes]
     expect(buffer.hexdump).to start_with "0x00000000  6e 6e"
-    expect([buffer <=> IO::Buffer.for(new), buffer <=> IO::Buffer.for(memory)]).to eq [0, -1]
+    io = IO::Buffer.new(256)
+    expect([new, memory].map { |bytes| io.set_string(bytes) && (buffer <=> io) }).to eq [0, -1]
     expect([other.copy(buffer, 6, 100, 7), other.get_string]).to eq [100, "#{"\0" * 6}#{"n" * 100}#{"\0" * 150}"]
     expect([other <=> buffer, other.copy(buffer), other == buffer]).to eq [-1, 256, true]
     other.set_string("m" * 256)
@@ -247,7 +249,7 @@ RSpec.describe DMA::Cache do
     expect(before.get_string).to eq "n" * 256
     mapping.unmap
     map(type: :coherent)
-    expect([buffer.view.get_string, buffer.to_ptr[0, 2]]).to eq ["n" * 256, "nn"]
+    expect([buffer.view.get_string, Fiddle::Pointer.new(buffer.to_ptr.to_i)[0, 2]]).to eq ["n" * 256, "nn"]
   end
 
   it "evicts lines when it is full, some of them dirty, by its seed" do
@@ -279,6 +281,30 @@ RSpec.describe DMA::Cache do
     expect(counts).to eq [[0, 128, 64, 12_800], [64, 64, 0, 6400]]
     options = { coherent: false, cache_injection: true }
     expect { DMA::Sim.new(**options) }.to raise_error(ArgumentError, /cache_injection: is a coherent cache's/)
+    expect { DMA::Sim.new(cache_size: 4096) }.to raise_error(ArgumentError, /cache_size: .*coherent: false/)
+  end
+
+  it "counts a line of an access once, also of memory that begins in its midst" do
+    map(of: memory = DMA::Buffer.new(300).slice(10, 200))
+    same = DMA::Buffer.new(200)
+    expect { memory <=> same }.to change { sim.stats[:cache].values_at(:hits, :misses) }.from([0, 0]).to([0, 4])
+  end
+
+  it "says when there is no memory for what the CPU has in it" do
+    program = <<~RUBY
+      memory, other = DMA::Buffer.new(512 << 20, lock: false), DMA::Buffer.new(8)
+      mapping = DMA::Sim.new(coherent: false).device.map(memory.slice(0, 64))
+      pages = File.read("/proc/self/statm").to_i
+      Process.setrlimit(:AS, (pages * DMA::PAGE_SIZE) + (128 << 20))
+      [-> { memory.get_string }, -> { other.copy(memory, 0, 8) }].each do |work|
+        work.call
+      rescue NoMemoryError, Errno::ENOMEM => e
+        puts e.message[/no memory to copy \\d+ bytes/] || e.class
+      end
+      mapping.unmap
+    RUBY
+    answer, = Open3.capture2e(RbConfig.ruby, "-I", File.expand_path("../lib", __dir__), "-r", "dma", "-e", program)
+    expect(answer).to eq "NoMemoryError\nno memory to copy 536870912 bytes\n"
   end
 
   it "is one of one machine: memory is not mapped for another at the same time" do

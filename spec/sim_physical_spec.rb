@@ -60,7 +60,12 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       dev = small.device(ring_size: 4, max_segments: 4)
       mapping = dev.map(DMA::Buffer.new(768 << 10))
       expect { dev.map(DMA::Buffer.new(1)) }.to raise_error(Errno::ENOSPC, /no page .* is free.*ram:/)
+      expect { dev.channel.submit(source: 0, destination: DMA::Buffer.new(1)).wait }
+        .to raise_error(DMA::TransferError, /the device has no address for this memory; let transfers end/)
       mapping.unmap
+      more = dev.map(DMA::Buffer.new(1 << 20, lock: false), exception: false)
+      expect(more.error.message).to match(/the last 64 of its 256 pages/)
+      expect(more.inspect).to end_with("failed: Errno::ENOSPC>")
       expect(dev.map(DMA::Buffer.new(1)).size).to eq 1
     end
 
@@ -74,7 +79,8 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
     end
 
     it "is refused where it cannot be" do
-      expect { machine(ram: 5000) }.to raise_error(ArgumentError, /whole pages/)
+      expect { machine(ram: 5000) }.to raise_error(ArgumentError, /ram: 5000 bytes are no whole pages/)
+      expect { machine(ram: 1 << 48) }.to raise_error(Errno::ENOMEM, /ram: #{1 << 48}; give the machine less/)
       expect { machine(iommu: true) }.to raise_error(ArgumentError, /give iommu: false/)
     end
 
@@ -227,7 +233,8 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       device = small.device(memory: 4096, address_bits: 20, ring_size: 4, max_segments: 4)
       mapping = device.map(DMA::Buffer.new(1000 << 10), type: :streaming)
       expect { device.map(DMA::Buffer.new(100 << 10), type: :streaming) }
-        .to raise_error(Errno::ENOSPC, /bounce buffers for them, in the first 1044480 bytes of ram:, are in use; let/)
+        .to raise_error(Errno::ENOSPC,
+                        /the 1044480 bytes of bounce buffers for them, .*, only 20480 are free; let/)
       expect(small.device.map(DMA::Buffer.new(100 << 10), type: :streaming).size).to eq 100 << 10
       mapping.unmap
       expect(device.map(DMA::Buffer.new(100 << 10), type: :streaming).size).to eq 100 << 10
@@ -248,6 +255,31 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       expect(memory.get_string(90, 120)).to eq "#{data[90, 10]}dirty#{data[105, 95]}written#{data[207, 3]}"
       cached.sync_for_device
       expect(peek(near, cached.address + 100, 5)).to eq "dirty"
+    end
+
+    it "leaves what the CPU has of the lines around it in its cache, also where the device is to write" do
+      sim = machine(coherent: false)
+      near, far = [48, 24].map { |bits| sim.device(memory: 1 << 20, address_bits: bits) }
+      cached = near.map(memory, type: :streaming, direction: :to_device)
+      memory.set_string("before")
+      mapping = far.map(memory.slice(10, 20), type: :streaming, direction: :from_device)
+      memory.set_string("after", 30)
+      poke(far, mapping.address, "w" * 20)
+      mapping.sync_for_cpu
+      memory.set_string("-", 6)
+      mapping.unmap
+      expect(memory.get_string(0, 40)).to eq "before-#{data[7, 3]}#{"w" * 20}after#{data[35, 5]}"
+      cached.unmap
+      expect(memory.get_string(0, 40)).to eq "before-#{data[7, 3]}#{"w" * 20}after#{data[35, 5]}"
+    end
+
+    it "copies nothing where the memory is in another machine's cache" do
+      other = described_class.new(clock: :manual, coherent: false)
+      cached = other.device(memory: 1 << 20).map(memory, type: :streaming)
+      far = machine(coherent: false).device(memory: 1 << 20, address_bits: 24)
+      expect { far.map(memory, type: :streaming) }.to raise_error(DMA::BusyError, /another simulated machine/)
+      expect(other.cache.lines(memory).map { |line| line[:valid] }).to all be false
+      expect([far.stats[:bounced_bytes], cached.size]).to eq [0, 10_000]
     end
 
     it "with 8237s bounces as ever, and maps in one piece below 16 MiB" do
@@ -280,6 +312,10 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       memory = buffer(sample(9000))
       expect(device.channel.submit(source: memory.slice(64, 8900), destination: 64 + 9).wait.status).to eq :complete
       expect(device.pio_read(4032, at: 64)).to eq memory.get_string(64, 4032)
+    end
+
+    it "is for devices with an alignment" do
+      expect { sim.device(misaligned: :truncate) }.to raise_error(ArgumentError, /the alignment:, which is 1/)
     end
 
     it "is refused by default" do

@@ -203,6 +203,13 @@ RSpec.describe DMA::Sim do
     end
   end
 
+  it "has devices with as much memory as they have addresses for, and no more than 64 MiB" do
+    sizes = [16, 24, 26, 32].map { |bits| DMA::Sim.new.device(address_bits: bits).capabilities[:size] }
+    expect(sizes).to eq [1 << 16, 1 << 24, 1 << 26, 1 << 26]
+    expect(DMA::Sim.new.device.capabilities[:size]).to eq 64 << 20
+    expect { DMA::Sim.new.device(address_bits: 2**40) }.to raise_error(ArgumentError, /address_bits/)
+  end
+
   it "refuses a longest descriptor that cannot be" do
     expect { sim.device(max_length: 0) }.to raise_error(ArgumentError, /max_length: 0 is not 1 or more/)
     expect { sim.device(alignment: 64, max_length: 100) }.to raise_error(ArgumentError, /of the alignment, 64/)

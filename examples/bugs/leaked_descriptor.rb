@@ -50,7 +50,7 @@ end
 if $PROGRAM_NAME == __FILE__
   bug = Bugs::LeakedDescriptor.bug
   cure = Bugs::LeakedDescriptor.cure
-  puts "Bug:  of ABCDEF three letters met an error of the bus, and the device has #{bug.inspect}."
+  puts "Bug:  of ABCDEF the first three letters met an error of the bus, and the device has #{bug.inspect}."
   puts "Why:  transfers that failed kept their slots; after three the driver takes an empty ring for a full one."
   puts "Cure: give the slot back however a transfer ended; the device has #{cure.inspect}."
 end

@@ -38,7 +38,8 @@ end
 if $PROGRAM_NAME == __FILE__
   bug = Bugs::StaleWrite.bug
   cure = Bugs::StaleWrite.cure
+  line = ->(dirty) { dirty ? "dirty" : "clean" }
   puts "Bug:  the program wrote \"new text\", and the device read #{bug[0].inspect}."
-  puts "Why:  the new bytes were in the CPU's cache (its line is dirty: #{bug[1]}), and the device reads memory."
-  puts "Cure: sync_for_device writes the cache back first (dirty: #{cure[1]}); the device read #{cure[0].inspect}."
+  puts "Why:  the new bytes were in the CPU's cache (the line is #{line[bug[1]]}), and the device reads memory."
+  puts "Cure: sync_for_device first writes it back (it is #{line[cure[1]]}); the device read #{cure[0].inspect}."
 end

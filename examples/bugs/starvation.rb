@@ -41,5 +41,5 @@ if $PROGRAM_NAME == __FILE__
   cure = Bugs::Starvation.cure
   puts "Bug:  after 1000 cycles #{bug[0].inspect} is recorded; for #{bug[1]} of them the sound card waited for the bus."
   puts "Why:  the disk comes first by a fixed priority, and has always something to do."
-  puts "Cure: arbitration in turns, a latency timer each; #{cure[0].inspect} is recorded, after #{cure[1]} cycles."
+  puts "Cure: arbitration in turns, a latency timer each; #{cure[0].inspect} is recorded, after it waited #{cure[1]}."
 end

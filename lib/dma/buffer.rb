@@ -130,7 +130,7 @@ module DMA
         case pointer
         when Integer then nil
         when *pointer_classes then pointer.size if pointer.size.between?(1, (1 << 62) - 1)
-        else raise TypeError, "#{pointer.class} is neither an IO::Buffer nor a pointer nor an address"
+        else raise TypeError, "#{pointer.class} is neither a DMA::Buffer nor an IO::Buffer, a pointer or an address"
         end
       end
 

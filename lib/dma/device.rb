@@ -256,15 +256,16 @@ module DMA
       end
     end
 
-    # Describes a transfer as the device would be told of it, without beginning it: memory is mapped, and a ring
-    # filled with a descriptor for each piece of it. `channel.submit(configuration[:descriptor_ring])` carries it out.
+    # Describes a transfer as the device would be told of it, without beginning it: memory is mapped, as `:coherent`,
+    # and a ring filled with a descriptor for each piece of it. `channel.submit(configuration[:descriptor_ring])`
+    # carries it out.
     #
     # @param source [Buffer, Mapping, Integer] memory, or a device address
     # @param destination [Buffer, Mapping, Integer] the same; one of the two is memory
     # @param length [Integer] bytes
     # @return [Hash{Symbol => Object}] `:descriptor_ring` ({Ring}), `:source_phys` and `:dest_phys` (bus address of
-    #   memory, address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`,
-    #   `:coherent`)
+    #   memory, address in the device), `:byte_count`, `:flags` (`:interrupt_on_completion`, `:scatter_gather`, and
+    #   `:coherent`: what was given as a {Mapping} is to be synced where that is false)
     def configure_transfer(source, destination, length)
       if capabilities.key?(:direct)
         raise UnsupportedError, "a file fetches no descriptors; give the memory to DMA::Channel#submit"
@@ -272,12 +273,13 @@ module DMA
 
       ring = Ring.__send__(:describe, self, source, destination, DMA.__send__(:natural, length, "length"))
       first = ring[ring.head]
+      coherent = ring.mappings.all? { |mapping| mapping.type == :coherent || capabilities[:coherent] }
       {
         descriptor_ring: ring,
         source_phys: first.source,
         dest_phys: first.destination,
         byte_count: length,
-        flags: { interrupt_on_completion: true, scatter_gather: ring.pending > 1, coherent: true }
+        flags: { interrupt_on_completion: true, scatter_gather: ring.pending > 1, coherent: coherent }
       }
     end
 
@@ -391,5 +393,12 @@ module DMA
     def deadline(timeout)
       timeout && (now + DMA.__send__(:seconds, timeout))
     end
+
+    # At the end of the process Ruby frees objects in whatever order, and with them memory that was wrapped, to which
+    # mappings still write what is in caches and bounce buffers, and machines what they move. No thread runs any more
+    # when it calls this, and nothing is freed yet.
+    ObjectSpace.define_finalizer(Sim, proc do
+      ObjectSpace.each_object(Device) { |device| device.__send__(:native_close) if device.sim }
+    end)
   end
 end

@@ -14,7 +14,7 @@ module DMA
     #   @return [Device]
 
     # @!attribute [r] buffer
-    #   @return [Buffer] the memory
+    #   @return [Buffer] the memory: a slice of the Buffer that was mapped, whose end is not that of the memory
 
     # @!attribute [r] size
     #   @return [Integer] bytes
@@ -81,7 +81,7 @@ module DMA
 
     # @return [String] address, size, direction and type
     def inspect
-      return "#<#{self.class} #{handle} unmapped>" if unmapped?
+      return "#<#{self.class} #{handle} #{error? ? "failed: #{error.class}" : "unmapped"}>" if unmapped?
 
       format("#<%<class>s %<handle>d 0x%<address>x+%<size>d %<direction>s %<type>s>",
              class: self.class, handle: handle, address: address, size: size, direction: direction, type: type)

@@ -79,7 +79,7 @@ module DMA
         return if memory.is_a?(Integer)
 
         mapping = memory if memory.is_a?(Mapping)
-        mapping ||= device.__send__(:native_map, Buffer.wrap(memory, length), :streaming, direction, [false, true])
+        mapping ||= device.__send__(:native_map, Buffer.wrap(memory, length), :coherent, direction, [false, true])
         raise ArgumentError, "#{length} bytes are more than the #{mapping.size} of the mapping" if length > mapping.size
 
         most = device.capabilities[:max_length]

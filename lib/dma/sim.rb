@@ -24,14 +24,18 @@ module DMA
       ring: { channels: 4, address_bits: 48, prefetch: 1, bus: :ideal },
       pci: { channels: 1, address_bits: 32, prefetch: 1, bus: :pci },
       pcie: { channels: 4, address_bits: 48, prefetch: 8, bus: :pcie },
-      isa: { channels: 8, address_bits: 24, prefetch: 1, bus: :isa }
+      isa: { channels: 8, address_bits: 24, prefetch: 1, memory: 64 << 20, bus: :isa }
     }.each_value(&:freeze).freeze
+    # Bytes of a device's memory, where nothing else is said.
+    MEMORY = 64 << 20
     # Nanoseconds.
     SECOND = 1_000_000_000
+    # Bytes of a cache, where nothing else is said.
+    CACHE = 32 << 10
     # Bytes of memory that is fragmented, where nothing else is said.
     FRAGMENTED = 64 << 20
     extend Options
-    private_constant :Options, :OPTIONS, :WIDTHS, :CONTROLLERS, :SECOND, :FRAGMENTED
+    private_constant :Options, :OPTIONS, :WIDTHS, :MEMORY, :CONTROLLERS, :SECOND, :CACHE, :FRAGMENTED
 
     class << self
       # @param clock [:free, :manual] who lets time pass: a thread, or {#step} and whoever waits
@@ -58,7 +62,7 @@ module DMA
       #   completion; `exit:`, after the last; or a preset: `:pc1998`, a PC of that time; `:none`. The CPU handles one
       #   interrupt after the other
       # @param coherent [Boolean] the CPU's cache follows what devices do; without, software flushes and invalidates it
-      # @param cache_size [Integer] bytes of that cache, in lines of 64
+      # @param cache_size [Integer, nil] bytes of that cache, in lines of 64, where there is a model of it; nil: 32 KiB
       # @param cache_injection [Boolean, nil] what devices write goes into the cache, or makes what it has of it
       #   invalid; nil: where it is coherent, there is no model of it
       # @param ordering [:strong, :weak] `:weak`: its stores and loads pass each other, as far as barriers let them:
@@ -75,7 +79,7 @@ module DMA
       # @return [Sim]
       # @raise [ArgumentError] for what cannot be, also an option of {#device}
       def new(clock: :free, iommu: true, seed: 0, bus: :ideal, cpu_load: 0, arbitration: :rotating, latency_timer: nil,
-              memory_bandwidth: nil, interrupt_cost: nil, coherent: true, cache_size: 32 << 10, cache_injection: nil,
+              memory_bandwidth: nil, interrupt_cost: nil, coherent: true, cache_size: nil, cache_injection: nil,
               ordering: :strong, invalidation: :strict, cpus: 1, ram: nil, fragmentation: 0, **others)
         elsewhere(others, instance_method(:device), "Sim#device")
         boolean(iommu, "iommu")
@@ -184,7 +188,8 @@ module DMA
     #   3, which move bytes, and 5 to 7, which move words of 16 bits; channel 4 is their cascade. They reach 16 MiB of
     #   physical memory, with no IOMMU between: the driver splits transfers at 64 KiB (128 KiB) and bounces memory that
     #   is not mapped ({Device#map})
-    # @param memory [Integer] bytes of its own memory; pages that nobody writes to take none of the host's
+    # @param memory [Integer, nil] bytes of its own memory; nil: 64 MiB, or what it has addresses for. Pages that nobody
+    #   writes to take none of the host's
     # @param channels [Integer, nil] independent of each other
     # @param ring_size [Integer] slots of each channel's descriptor ring, or of what the driver of 8237s queues, of
     #   which one stays free
@@ -209,7 +214,7 @@ module DMA
     # @param path [String, #to_path, nil] where {Device.open} finds it, see {.attach}
     # @return [Device]
     # @raise [ArgumentError, AlignmentError] for what is out of range, with the range
-    def device(controller: :ring, memory: 64 << 20, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
+    def device(controller: :ring, memory: nil, channels: nil, ring_size: 256, alignment: 1, address_bits: nil,
                max_length: nil, max_segments: 64, prefetch: nil, misaligned: :refuse, mode: :burst, coalesce: :none,
                path: nil, **others)
       Sim.__send__(:elsewhere, others, Sim.method(:new), "DMA::Sim.new")
@@ -217,10 +222,9 @@ module DMA
         raise ArgumentError, "controller: #{controller.inspect} is none of #{CONTROLLERS.keys.inspect[1..-2]}"
       end
       channels ||= own[:channels]
-      numbers = { memory: memory, channels: channels, ring_size: ring_size, alignment: alignment,
-                  address_bits: address_bits || own[:address_bits], max_segments: max_segments,
-                  prefetch: prefetch || own[:prefetch] }
-      numbers = numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
+      numbers = Sim.__send__(:numbers, own, memory: memory, channels: channels, ring_size: ring_size,
+                                            alignment: alignment, address_bits: address_bits,
+                                            max_segments: max_segments, prefetch: prefetch)
       policies = each_channel(coalesce, channels, "coalesce").map { |policy| Sim.__send__(:coalesce, policy) }
       unless %i[refuse truncate].include?(misaligned)
         raise ArgumentError, "misaligned: #{misaligned.inspect} is none of :refuse, :truncate"
@@ -320,10 +324,11 @@ module DMA
       trace
     end
 
-    # @return [String] clock, bus (a preset, or width and clock), IOMMU and seed
+    # @return [String] clock, bus (a preset, or width and clock), IOMMU, seed, and what is unusual about memory
     def inspect
       bus = native_bus_name || "#{8 * self.bus[:width]} bits, #{self.bus[:frequency]} Hz"
-      "#<#{self.class} clock: #{clock} bus: #{bus} iommu: #{iommu?} seed: #{seed}>"
+      memory = native_memory.map { |name, value| " #{name}: #{value}" }.join
+      "#<#{self.class} clock: #{clock} bus: #{bus} iommu: #{iommu?} seed: #{seed}#{memory}>"
     end
 
     private

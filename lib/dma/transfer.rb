@@ -81,7 +81,7 @@ module DMA
     def failure
       place = native_address&.then { |address| format(" at device address 0x%x", address) }
       "transfer #{id} of #{size} bytes#{place} on channel #{channel.index} of #{channel.device.name}: " \
-        "#{native_reason} (#{bytes} of #{size} bytes were moved)"
+        "#{native_reason}#{no_address} (#{bytes} of #{size} bytes were moved)"
     end
 
     # @return [String] number, size and state
@@ -90,6 +90,13 @@ module DMA
     end
 
     private
+
+    # What it means of a simulated machine that there is no space: nothing to do with the memory of its device.
+    def no_address
+      return unless errno == Errno::ENOSPC::Errno && channel.device.capabilities[:engine] == :sim
+
+      ": the device has no address for this memory; let transfers end, take mappings away, or ask DMA::Device#map why"
+    end
 
     def failed?
       !%i[pending complete].include?(status)

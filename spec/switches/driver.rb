@@ -40,7 +40,9 @@ module Switches
   off("align:") { buffer { |options| options.except(:align) } }
   off("lock: true") { buffer { |options| options.merge(lock: false) } }
   off("buffer.to_ptr") { instead(DMA::Buffer, :to_ptr) { FFI::MemoryPointer.new(size).put_bytes(0, get_string) } }
-  off("buffer.view") { instead(DMA::Buffer, :view) { |*part| IO::Buffer.for(get_string(*part)) } }
+  off("buffer.view") do
+    instead(DMA::Buffer, :view) { |*part| IO::Buffer.new(size).tap { |copy| copy.set_string(get_string(*part)) } }
+  end
 
   # What programs tell the cache, and the order of their accesses. Each operation of the cache is taken for one that is
   # nearly the same.

@@ -74,7 +74,7 @@ impl Mapping {
             let (may, wants) = (self.access.name(), access.name());
             return Err(misuse(
                 ruby,
-                format!("this mapping lets the device {may} the memory, and the transfer would {wants} it"),
+                format!("this mapping lets the device {may} the memory, and the transfer would {wants} it; map it for that direction, or for both"),
             ));
         }
         Ok((region, self.offset, self.len, addresses))

@@ -1,12 +1,14 @@
 //! `DMA::Sim`: a simulated machine.
 
+mod options;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use dma_core::device::{attach, detach, Device as CoreDevice};
 use dma_core::engine::sim::{
-    Arbitration, Clock, Coalesce, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine,
-    MachineOptions, MemoryOptions, Mode, Timing, Trigger,
+    Arbitration, Clock, Device as SimDevice, DeviceOptions, Fault, InterruptCost, Kind, Machine, MachineOptions,
+    Trigger,
 };
 use dma_core::memory::processor::{read_barrier, write_barrier, CacheStats, Operation};
 use dma_core::memory::Region;
@@ -14,6 +16,8 @@ use magnus::{
     function, method, prelude::*, DataTypeFunctions, Error, RArray, RHash, RModule, Ruby, Symbol, TypedData, Value,
 };
 
+pub use self::options::coalesce_from;
+use self::options::{describe, memory_changes, memory_from, mode_from, native_bus, native_interrupt_cost, timing};
 use crate::buffer::{choice, with_memory, Buffer, Size};
 use crate::device::Device;
 use crate::error::{argument, misuse, OrRaise};
@@ -58,30 +62,6 @@ impl Sim {
     }
 }
 
-/// A bus by name: what [`Timing`] consists of.
-fn native_bus(ruby: &Ruby, name: Value) -> Result<RHash, Error> {
-    match Timing::from_name(&choice(name)) {
-        Some(timing) => describe(ruby, timing),
-        None => Err(argument(ruby, format!("bus: {name:?} is none of :{}", Timing::names().join(", :")))),
-    }
-}
-
-fn describe(ruby: &Ruby, timing: Timing) -> Result<RHash, Error> {
-    let Timing { width, frequency, beat, setup, payload, overhead, dual, read, links } = timing;
-    let hash = ruby.hash_new();
-    let payload = (payload < u64::MAX).then_some(payload);
-    hash.aset(ruby.to_symbol("width"), width)?;
-    hash.aset(ruby.to_symbol("frequency"), frequency)?;
-    hash.aset(ruby.to_symbol("beat"), beat)?;
-    hash.aset(ruby.to_symbol("setup"), setup)?;
-    hash.aset(ruby.to_symbol("payload"), payload)?;
-    hash.aset(ruby.to_symbol("overhead"), overhead)?;
-    hash.aset(ruby.to_symbol("dual"), dual)?;
-    hash.aset(ruby.to_symbol("read"), read)?;
-    hash.aset(ruby.to_symbol("links"), links)?;
-    Ok(hash)
-}
-
 /// A machine; `bus` is what [`describe`] gives.
 fn native_new(
     ruby: &Ruby,
@@ -117,56 +97,6 @@ fn native_new(
     let options =
         MachineOptions { clock, iommu, seed, timing, cpu_load, arbitration, memory_bandwidth, interrupt_cost, memory };
     Ok(Sim { machine: with_memory(ruby, || Machine::new(options))? })
-}
-
-/// What is between the CPU, devices and memory.
-fn memory_from(ruby: &Ruby, memory: RHash) -> Result<MemoryOptions, Error> {
-    let one_of = |name: &str, default: &str, other: &str| {
-        let value: Value = memory.fetch(ruby.to_symbol(name))?;
-        match choice(value) {
-            word if word == default => Ok(false),
-            word if word == other => Ok(true),
-            _ => Err(argument(ruby, format!("{name}: {value:?} is none of :{default}, :{other}"))),
-        }
-    };
-    Ok(MemoryOptions {
-        coherent: memory.fetch(ruby.to_symbol("coherent"))?,
-        cache_size: memory.fetch(ruby.to_symbol("cache_size"))?,
-        cache_injection: memory.fetch(ruby.to_symbol("cache_injection"))?,
-        weak: one_of("ordering", "strong", "weak")?,
-        lazy: one_of("invalidation", "strict", "lazy")?,
-        cpus: memory.fetch(ruby.to_symbol("cpus"))?,
-        ram: memory.fetch(ruby.to_symbol("ram"))?,
-        fragmentation: memory.fetch(ruby.to_symbol("fragmentation"))?,
-    })
-}
-
-/// What an interrupt costs, by name.
-fn native_interrupt_cost(ruby: &Ruby, name: Value) -> Result<RHash, Error> {
-    let Some(cost) = InterruptCost::from_name(&choice(name)) else {
-        let names = InterruptCost::names().join(", :");
-        return Err(argument(ruby, format!("interrupt_cost: {name:?} is none of :{names}")));
-    };
-    let hash = ruby.hash_new();
-    hash.aset(ruby.to_symbol("entry"), cost.entry)?;
-    hash.aset(ruby.to_symbol("exit"), cost.exit)?;
-    hash.aset(ruby.to_symbol("deferred"), cost.deferred)?;
-    Ok(hash)
-}
-
-fn timing(ruby: &Ruby, bus: RHash) -> Result<Timing, Error> {
-    let payload: Option<u64> = bus.fetch(ruby.to_symbol("payload"))?;
-    Ok(Timing {
-        width: bus.fetch(ruby.to_symbol("width"))?,
-        frequency: bus.fetch(ruby.to_symbol("frequency"))?,
-        beat: bus.fetch(ruby.to_symbol("beat"))?,
-        setup: bus.fetch(ruby.to_symbol("setup"))?,
-        payload: payload.unwrap_or(u64::MAX),
-        overhead: bus.fetch(ruby.to_symbol("overhead"))?,
-        dual: bus.fetch(ruby.to_symbol("dual"))?,
-        read: bus.fetch(ruby.to_symbol("read"))?,
-        links: bus.fetch(ruby.to_symbol("links"))?,
-    })
 }
 
 /// Adds a device; at `path` where one is given.
@@ -215,21 +145,6 @@ fn native_device(
         attach(&path, Arc::clone(&core));
     }
     Ok(Device::new(core))
-}
-
-fn mode_from(ruby: &Ruby, mode: Value) -> Result<Mode, Error> {
-    let named = Mode::from_name(&choice(mode));
-    named.ok_or_else(|| argument(ruby, format!("mode: {mode:?} is none of :{}", Mode::names().join(", :"))))
-}
-
-/// A preset's name, or an Array of completions and nanoseconds.
-pub fn coalesce_from(ruby: &Ruby, policy: Value) -> Result<Coalesce, Error> {
-    if let Some(array) = RArray::from_value(policy) {
-        let (count, time) = (array.entry::<Option<u64>>(0)?, array.entry::<Option<u64>>(1)?);
-        return Ok(Coalesce::fixed(count, time));
-    }
-    let named = Coalesce::from_name(&choice(policy));
-    named.ok_or_else(|| argument(ruby, format!("coalesce: {policy:?} is none of :{}", Coalesce::names().join(", :"))))
 }
 
 fn stats(ruby: &Ruby, this: &Sim) -> Result<RHash, Error> {
@@ -410,6 +325,10 @@ pub fn init(ruby: &Ruby, dma: RModule) -> Result<(), Error> {
     class.define_private_method("native_flush_iotlb", method!(native_flush_iotlb, 0))?;
     class.define_method("bus", method!(|ruby: &Ruby, this: &Sim| describe(ruby, this.machine.options().timing), 0))?;
     class.define_private_method("native_bus_name", method!(bus_name, 0))?;
+    class.define_private_method(
+        "native_memory",
+        method!(|ruby: &Ruby, this: &Sim| memory_changes(ruby, this.machine.options().memory), 0),
+    )?;
     class.define_method("run_until_idle", method!(run_until_idle, 0))?;
     class.define_private_method("native_device", method!(native_device, 5))?;
     class.define_private_method("native_step", method!(native_step, 1))?;

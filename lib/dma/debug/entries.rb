@@ -5,6 +5,8 @@ require "weakref"
 module DMA
   module Debug
     # A mapping. Bytes of a streaming or consistent one belong to the device or to the CPU.
+    #
+    # @private
     class Mapped
       # @return [Integer] of the memory: the address of the first byte, and of the one behind the last
       attr_reader :low, :high
@@ -116,6 +118,8 @@ module DMA
     end
 
     # A transfer that software was not told the end of.
+    #
+    # @private
     class Live
       # Bytes that it uses. `apart`: the CPU may use them meanwhile, or what says whether it may is their owner.
       Part = Struct.new(:low, :high, :written, :memory, :apart, :live) do

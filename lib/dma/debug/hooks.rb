@@ -8,6 +8,8 @@ module DMA
     # switched on; here those of memory and of mappings.
     module Hooks
       # What the CPU does to memory.
+      #
+      # @private
       module Buffer
         def get_value(type, offset)
           cpu(offset, DMA::Buffer.__send__(:native_size_of, type), false) if Debug.mode
@@ -63,6 +65,8 @@ module DMA
       end
 
       # What is mapped.
+      #
+      # @private
       module Mapping
         def unmap
           Debug.check(quiet: !$ERROR_INFO.nil?) { |tracker| tracker.unmapping(self) }
@@ -94,6 +98,8 @@ module DMA
       end
 
       # Mappings by address, and the end of all that a device has.
+      #
+      # @private
       module Device
         def unmap(address, size = nil, direction: nil)
           found = find_mapping(address, size, direction, first: true)&.first

@@ -5,6 +5,8 @@ module DMA
     # Things that lie at addresses of memory, found by these: anything with `low` and `high`, the addresses of its first
     # byte and of the one behind its last. Things of about the same size are together, in buckets as large as they are:
     # a small range is found among many in a few steps, and what is large is in no more than two buckets.
+    #
+    # @private
     class Places
       # Bits of an address within the smallest bucket.
       SMALLEST = 12

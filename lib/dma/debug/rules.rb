@@ -135,8 +135,9 @@ module DMA
       def leak(device, mappings, lives)
         entry = mappings.first || lives.first or return
         counts = { "mapping" => mappings.size, "transfer" => lives.size }.reject { |_, count| count.zero? }
-        left = counts.map { |name, count| "#{count} #{name}#{"s" if count > 1}" }.join(" and ")
-        Violation.new(:leak, "#{device.name} is closed with #{left} left, the first of them", entry,
+        left = counts.map { |name, count| "#{count} #{name}#{"s" if count > 1}" }.join(" and ") << " left"
+        left << ", among them one" if mappings.size + lives.size > 1
+        Violation.new(:leak, "#{device.name} is closed with #{left}", entry,
                       "unmap what was mapped, and wait for what was submitted")
       end
 
@@ -147,8 +148,9 @@ module DMA
           next unless other
 
           range = bytes([part.low, other.low].max, [part.high, other.high].min)
-          return Violation.new(:overlap, "a transfer of #{range}, which one that is under way uses, and one of them " \
-                                         "writes to", other.live, "wait for that first, or use its channel")
+          return Violation.new(:overlap, "a transfer uses #{range} that another one uses too, and one of them writes " \
+                                         "there; the other is under way", other.live,
+                               "wait for that first, or use its channel")
         end
         nil
       end
@@ -166,8 +168,9 @@ module DMA
           from, to = entry.owned_by(:device, *reach(first, last, write, coherent: entry.coherent?))
           next unless from
 
-          return Violation.new(:cpu_access, "#{cpu(write, first, last, from, to)} to the device", entry,
-                               "call sync_for_cpu for them first, or unmap")
+          remedy = "call sync_for_cpu for them first, or unmap"
+          remedy = "give either lines of its own, or #{remedy}" if beside?(first, last, from, to)
+          return Violation.new(:cpu_access, "#{cpu(write, first, last, from, to)} to the device", entry, remedy)
         end
         nil
       end
@@ -194,9 +197,14 @@ module DMA
       end
 
       def cpu(write, first, last, from, to)
-        range = bytes(first, last)
-        shared = first < to && from < last ? "" : ", in a cache line with #{bytes(from, to)}"
-        "the CPU #{write ? "writes" : "reads"} #{range}#{shared} that belong"
+        near = beside?(first, last, from, to)
+        range = near ? "#{bytes(first, last)}, in a cache line with #{bytes(from, to)}" : bytes(first, last)
+        "the CPU #{write ? "writes" : "reads"} #{range} that belong#{"s" if (near ? to - from : last - first) == 1}"
+      end
+
+      # Whether bytes are none of others, and share a line with them.
+      def beside?(first, last, from, to)
+        first >= to || from >= last
       end
 
       def count(bytes)

@@ -5,6 +5,8 @@ module DMA
     # Hooks of transfers: when they begin, and when software is told that they ended.
     module Hooks
       # Submissions, and what tells of many ends at once.
+      #
+      # @private
       module Channel
         def state
           super.tap { |state| Debug.ended(self) if state == :idle }
@@ -111,6 +113,8 @@ module DMA
       end
 
       # What tells of one end.
+      #
+      # @private
       module Transfer
         def done?
           super.tap { |done| Debug.told(self) if done }

@@ -10,12 +10,25 @@ module DMA
       def memory(coherent:, cache_size:, cache_injection:, cpus:, ram:, fragmentation:, **others)
         boolean(coherent, "coherent")
         boolean(cache_injection, "cache_injection") unless cache_injection.nil?
+        if cache_size && coherent && cache_injection.nil?
+          raise ArgumentError, "cache_size: a coherent cache that devices do not write into is as good as none, and " \
+                               "there is no model of it; give coherent: false, or cache_injection:"
+        end
         fragmentation = fraction(fragmentation, "fragmentation")
         ram ||= FRAGMENTED if fragmentation.positive?
         { coherent: coherent, cache_injection: cache_injection, fragmentation: fragmentation,
-          cache_size: DMA.__send__(:natural, cache_size, "cache_size", 64),
-          cpus: DMA.__send__(:natural, cpus, "cpus", 32),
-          ram: ram && DMA.__send__(:natural, ram, "ram", 64), **others }
+          cache_size: DMA.__send__(:natural, cache_size || CACHE, "cache_size", 64),
+          cpus: DMA.__send__(:natural, cpus, "cpus", 32), ram: ram && DMA.__send__(:natural, ram, "ram", 64), **others }
+      end
+
+      # A device's numbers, in the order of its core. What nobody said is its controller's; memory, all that it has
+      # addresses for, up to a bound.
+      def numbers(own, **numbers)
+        numbers = numbers.to_h { |name, value| [name, value || own[name]] }
+        bits = numbers[:address_bits]
+        reach = bits.is_a?(Integer) && bits.between?(0, 63) ? 1 << bits : MEMORY
+        numbers[:memory] ||= [MEMORY, reach].min
+        numbers.map { |name, value| DMA.__send__(:natural, value, name, WIDTHS.fetch(name, 32)) }
       end
 
       # What a bus consists of.

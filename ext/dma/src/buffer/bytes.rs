@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use dma_core::memory::Region;
+use dma_core::{Errno, Error as Core};
 use magnus::rb_sys::{protect, AsRawValue, FromRawValue};
 use magnus::{function, method, prelude::*, Error, RClass, RString, Ruby, TryConvert, Value};
 
@@ -43,7 +44,7 @@ fn native_get_string(ruby: &Ruby, this: &Buffer, Size(offset): Size, len: Option
     let len = this.length(offset, len);
     let (region, at) = this.locate(offset, len).or_raise(ruby)?;
     if region.processor().is_some() {
-        let string = ruby.str_buf_new(len);
+        let string = ruby.str_buf_new(0);
         append(string, &region, at, len)?;
         return Ok(string.as_value());
     }
@@ -188,9 +189,14 @@ fn bytes_of(ruby: &Ruby, source: Value) -> Result<(*const u8, usize, Kept), Erro
     if let Ok(buffer) = <&Buffer>::try_convert(source) {
         let (region, at) = buffer.locate(0, buffer.len).or_raise(ruby)?;
         if region.processor().is_some() {
-            let mut bytes = vec![0; buffer.len];
-            // SAFETY: there are as many bytes.
-            unsafe { region.read(at, bytes.as_mut_ptr(), bytes.len()) }.or_raise(ruby)?;
+            let mut bytes = Vec::<u8>::new();
+            if bytes.try_reserve_exact(buffer.len).is_err() {
+                let context =
+                    format!("no memory to copy {} bytes that the CPU has in its cache; copy less at once", buffer.len);
+                return Err(Core::os(Errno::ENOMEM, context)).or_raise(ruby);
+            }
+            // SAFETY: there is room for as many bytes.
+            unsafe { region.read(at, bytes.as_mut_ptr(), buffer.len) }.or_raise(ruby)?;
             return Ok((bytes.as_ptr(), buffer.len, Kept::Copy { _bytes: bytes }));
         }
         return Ok(((region.address() + at) as *const u8, buffer.len, Kept::Region { _region: region }));

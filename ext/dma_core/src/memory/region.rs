@@ -274,8 +274,9 @@ impl Region {
         let ours = self.range(offset, len)?;
         if let Some(processor) = self.attached.get() {
             let mut bytes = [0; LINE];
-            for skip in (0..len).step_by(LINE) {
-                let part = LINE.min(len - skip);
+            let mut skip = 0;
+            while skip < len {
+                let part = (LINE - (ours as usize + skip) % LINE).min(len - skip);
                 // SAFETY: `ours` was checked, the caller vouches for `other`; a part has at most the bytes of a line.
                 let order = unsafe {
                     processor.read(ours as usize + skip, bytes.as_mut_ptr(), part);
@@ -284,6 +285,7 @@ impl Region {
                 if order != 0 {
                     return Ok(order.cmp(&0));
                 }
+                skip += part;
             }
             return Ok(Ordering::Equal);
         }

@@ -171,7 +171,8 @@ impl Device {
         match is_there {
             true => Ok(()),
             false => Err(Error::Argument(format!(
-                "affinity: there is no CPU {cpu}, but {cpus}, from 0 on; make the machine with cpus: {}",
+                "affinity: CPU {cpu} is not in 0..{}, the machine's; make it with cpus: {}",
+                cpus - 1,
                 u64::from(cpu) + 1
             ))),
         }

@@ -35,9 +35,9 @@ pub(super) struct Driver {
 #[derive(Debug)]
 struct Slot {
     tag: u32,
-    op: Op,
     /// Dropped before the operation, and its memory with it, is let go of.
     mapping: Option<Arc<dyn Mapping>>,
+    op: Op,
 }
 
 impl Driver {

@@ -23,6 +23,9 @@ use crate::transfer::Access;
 /// Memory that is mapped for a device until this is dropped.
 #[derive(Debug)]
 struct Mapped {
+    /// What of it goes through the CPU's cache, and how many bytes are before that. Dropped before the spans: what is written back
+    /// goes to memory that is still in flight.
+    attachments: Mutex<Vec<(u64, Attachment)>>,
     common: Arc<Common>,
     id: u64,
     segments: Vec<(u64, u64)>,
@@ -30,7 +33,6 @@ struct Mapped {
     generation: u32,
     /// The CPU that the memory is to go through, if it is asked to.
     processor: Option<(Arc<Processor>, Span, Access)>,
-    attachment: Mutex<Option<Attachment>>,
 }
 
 /// What of it the device finds elsewhere.
@@ -72,6 +74,8 @@ impl Device {
 
     fn map_as(&self, span: Span, access: Access, want: Want) -> Result<Arc<dyn Mapping>> {
         self.machine().check()?;
+        // Before anything is copied.
+        self.machine().processor().map_or(Ok(()), |processor| Attachment::check(processor, &span))?;
         let (bits, addresses) = (self.options().address_bits, &self.common().addresses);
         let again = || span.part(0, span.len());
         let (for_cpu, for_slots) = (self.machine().processor().map(|_| again()), addresses.own().map(|_| again()));
@@ -102,7 +106,7 @@ impl Device {
         let (common, generation) = (Arc::clone(self.common()), sys::fork_generation());
         let processor =
             self.machine().processor().zip(for_cpu).map(|(processor, span)| (Arc::clone(processor), span, access));
-        Arc::new(Mapped { common, id, segments, bounced, generation, processor, attachment: Mutex::default() })
+        Arc::new(Mapped { common, id, segments, bounced, generation, processor, attachments: Mutex::default() })
     }
 }
 
@@ -151,10 +155,22 @@ impl Bounced {
 }
 
 impl Mapped {
-    fn sync_cache(&self, offset: u64, len: u64, for_device: bool) {
-        if let Some(attachment) = &*lock(&self.attachment) {
-            attachment.sync(offset as usize, len as usize, for_device);
+    /// What of it is not bounced.
+    fn direct(&self, low: u64, high: u64) -> Vec<(u64, u64)> {
+        let Some(bounced) = &self.bounced else { return vec![(low, high - low)] };
+        let parts = bounced.parts(low, high).into_iter();
+        parts.filter(|(_, _, slot)| slot.is_none()).map(|(skip, len, _)| (skip, len)).collect()
+    }
+
+    fn sync_cache(&self, (skip, len): (u64, u64), for_device: bool) {
+        let attachments = lock(&self.attachments);
+        if let Some((first, attachment)) = attachments.iter().rfind(|(first, _)| *first <= skip) {
+            attachment.sync((skip - first) as usize, len as usize, for_device);
         }
+    }
+
+    fn barrier(&self) {
+        self.processor.iter().for_each(|(processor, ..)| processor.barrier());
     }
 }
 
@@ -163,22 +179,25 @@ impl Mapping for Mapped {
         &self.segments
     }
 
+    /// What is bounced stays the CPU's own, and in its cache, if that has it.
     fn attach(&self, coherent: bool) -> Result<()> {
-        if let Some((processor, span, access)) = &self.processor {
-            *lock(&self.attachment) = Some(Attachment::new(processor, span, *access, coherent)?);
+        self.barrier();
+        let Some((processor, span, access)) = &self.processor else { return Ok(()) };
+        for (skip, len) in self.direct(0, span.len() as u64) {
+            let part = span.part(skip as usize, len as usize);
+            let attachment = Attachment::new(processor, &part, *access, coherent)?;
+            lock(&self.attachments).push((skip, attachment));
         }
         Ok(())
     }
 
     fn sync(&self, offset: usize, len: usize, for_device: bool) {
-        let (low, len) = (offset as u64, len as u64);
-        let Some(bounced) = &self.bounced else { return self.sync_cache(low, len, for_device) };
-        // What is bounced stays the CPU's own, and in its cache.
-        for (skip, len, slot) in bounced.parts(low, low + len) {
-            match slot {
-                Some(slot) => bounced.sync(&self.common.addresses, slot, (skip, len), for_device),
-                None => self.sync_cache(skip, len, for_device),
-            }
+        self.barrier();
+        let (low, high) = (offset as u64, (offset + len) as u64);
+        self.direct(low, high).into_iter().for_each(|part| self.sync_cache(part, for_device));
+        let Some(bounced) = &self.bounced else { return };
+        for (skip, len, slot) in bounced.parts(low, high) {
+            slot.iter().for_each(|slot| bounced.sync(&self.common.addresses, slot, (skip, len), for_device));
         }
     }
 }
@@ -191,7 +210,8 @@ impl Drop for Mapped {
         }
         if let Some(bounced) = &self.bounced {
             // Its cache is done with the mapping before the CPU copies.
-            drop(lock(&self.attachment).take());
+            lock(&self.attachments).clear();
+            self.barrier();
             let addresses = &self.common.addresses;
             bounced.slots.iter().for_each(|slot| bounced.sync(addresses, slot, (slot.skip, slot.len), false));
         }

@@ -141,7 +141,7 @@ impl MemoryOptions {
         let MemoryOptions { coherent, cache_size, cache_injection, cpus, ram, fragmentation, lazy, .. } = *self;
         if !coherent && cache_injection.is_some() {
             return refuse(
-                "cache_injection: is a coherent cache's, for no device reaches another; leave coherent: false out"
+                "cache_injection: is a coherent cache's, for devices do not reach any other; leave it or coherent: false out"
                     .into(),
             );
         }
@@ -157,8 +157,8 @@ impl MemoryOptions {
         if iommu && (ram.is_some() || fragmentation != 0.0) {
             return refuse("ram: and fragmentation: are for a machine without an IOMMU; give iommu: false".into());
         }
-        if ram.is_some_and(|ram| ram % 4096 != 0 || !(1 << 20..=1 << 48).contains(&ram)) {
-            return refuse("ram: physical memory has whole pages of 4096 bytes in 2**20..2**48".into());
+        if let Some(ram) = ram.filter(|ram| ram % PAGE != 0 || !(1 << 20..=1 << 48).contains(ram)) {
+            return refuse(format!("ram: {ram} bytes are no whole pages of {PAGE} in 2**20..2**48"));
         }
         if !(0.0..=1.0).contains(&fragmentation) {
             return refuse(format!("fragmentation: {fragmentation} is not in 0..1"));
@@ -215,18 +215,34 @@ impl DeviceOptions {
             return self.check_isa();
         }
         let refuse = |what: String| Err(Error::Argument(what));
-        let DeviceOptions { memory, channels, alignment, address_bits, max_length, max_segments, prefetch, .. } = *self;
+        let DeviceOptions {
+            memory,
+            channels,
+            alignment,
+            address_bits,
+            max_length,
+            max_segments,
+            prefetch,
+            truncates,
+            ..
+        } = *self;
         if !(16..=48).contains(&address_bits) {
             return refuse(format!("address_bits: {address_bits} is not in 16..48"));
         }
         if memory == 0 || memory > 1 << address_bits {
-            return refuse(format!("memory: {memory} bytes are not in 1..2**{address_bits}, which the device reaches"));
+            return refuse(format!("memory: {memory} bytes are not in 1..2**{address_bits}, which address_bits: {address_bits} reach; say how many with memory:"));
         }
         if !(1..=256).contains(&channels) {
             return refuse(format!("channels: {channels} is not in 1..256"));
         }
         if !alignment.is_power_of_two() || alignment > PAGE {
             return Err(Error::Alignment(format!("alignment: {alignment} is no power of two in 1..{PAGE}")));
+        }
+        if truncates && alignment == 1 {
+            return refuse(
+                "misaligned: :truncate drops bits of addresses below the alignment:, which is 1; give a larger one"
+                    .into(),
+            );
         }
         if memory % alignment != 0 {
             return Err(Error::Alignment(format!(

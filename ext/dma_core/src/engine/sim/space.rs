@@ -38,7 +38,7 @@ pub(super) const MESSAGES: Range<u64> = 0xfee0_0000..0xfef0_0000;
 const FULL: &str =
     "no bus addresses are left for them; let transfers end, map less at once, or use a device with more address bits";
 const OUT_OF_REACH: &str = "a device with more address bits uses the same memory, at a physical address past these; \
-                            map it for this device first, give the machine an IOMMU, or ram:, and bounce it (type: :streaming)";
+                            map it for this device first, give the machine an IOMMU, or bounce it (type: :streaming, on a machine with ram:)";
 const MAPPED: &str = "it is mapped already, in pieces, across a boundary or out of reach; take that mapping away first";
 
 /// What the devices of a machine see of host memory: the bytes that are mapped, at their bus addresses, and nothing

@@ -77,13 +77,14 @@ impl Physical {
         let mut placed = Placed { id, ..Placed::default() };
         let bounces = want.bounces && self.ram.is_some();
         for page in pages(host, len) {
-            let number = self.frame(page, if bounces { EVERYWHERE } else { limit })?;
+            let reach = if bounces { EVERYWHERE } else { limit };
+            let Some(number) = self.frame(page, reach)? else { return Err(self.full(host, len, page)) };
             let (low, high) = (host.saturating_sub(page), (host + len - page).min(PAGE));
             let frame = self.frames.entry(number).or_insert_with(|| Frame { host: page, uses: Vec::new() });
             frame.uses.push(Use { id, low, high, is_pinned: want.is_pinned, slot: None });
             let mut address = number * PAGE + low;
             if number >= limit {
-                let slot = self.slot(limit)?;
+                let slot = self.slot(limit, placed.slots.len())?;
                 self.frames.get_mut(&number).and_then(|frame| frame.uses.last_mut()).into_iter().for_each(|used| {
                     used.slot = Some(slot);
                 });
@@ -98,14 +99,14 @@ impl Physical {
         Ok(placed)
     }
 
-    /// A frame in reach to bounce a page through.
-    fn slot(&mut self, limit: u64) -> Result<u64, Refusal> {
+    /// A frame in reach to bounce a page through, of a mapping that has so many already.
+    fn slot(&mut self, limit: u64, has: usize) -> Result<u64, Refusal> {
         let Some(ram) = &mut self.ram else { return Err(OUT_OF_REACH.into()) };
         ram.slot(limit).ok_or_else(|| {
-            let (all, _) = ram.slots(limit);
+            let ((all, _), free) = (ram.slots(limit), has as u64 * PAGE);
             format!(
-                "its pages lie past what it reaches, and the bounce buffers for them, in the first {all} bytes of ram:, are in use; \
-                 let transfers end, take mappings away, map less at once, or use a device with more address bits"
+                "its pages lie past what it reaches, and of the {all} bytes of bounce buffers for them, at the beginning of ram:, only {free} \
+                 are free; let transfers end, take mappings away, map less at once, or use a device with more address bits"
             )
             .into()
         })
@@ -250,22 +251,24 @@ impl Physical {
     }
 
     fn is_free(&self, number: u64) -> bool {
-        let is_memory = !MESSAGES.contains(&(number * PAGE));
-        is_memory && !self.frames.contains_key(&number) && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
+        let is_taken = self.frames.contains_key(&number) || MESSAGES.contains(&(number * PAGE));
+        !is_taken && self.ram.as_ref().is_none_or(|ram| ram.is_spare(number))
     }
 
     /// The frame of a host page: the one it has, or one drawn from those that nobody has; the one that was freed last, where there is
-    /// one.
-    fn frame(&mut self, page: u64, limit: u64) -> Result<u64, Refusal> {
+    /// one. None where none is free.
+    fn frame(&mut self, page: u64, limit: u64) -> Result<Option<u64>, Refusal> {
         match self.numbers.get(&page) {
-            Some(&number) if number < limit => return Ok(number),
+            Some(&number) if number < limit => return Ok(Some(number)),
             Some(_) => return Err(OUT_OF_REACH.into()),
             None => {}
         }
         let area = self.area(limit);
         let freed = self.ram.as_ref().and_then(|ram| ram.last_freed(&area));
-        let number = freed.or_else(|| self.draw(area)).ok_or_else(|| self.full())?;
-        self.take(page, number);
+        let number = freed.or_else(|| self.draw(area));
+        if let Some(number) = number {
+            self.take(page, number);
+        }
         Ok(number)
     }
 
@@ -285,13 +288,17 @@ impl Physical {
         }
     }
 
-    fn full(&self) -> Refusal {
-        match &self.ram {
-            None => FULL.into(),
-            Some(_) => "no page of physical memory in reach is free; let transfers end, take mappings away, map less at once, or give the \
-                        machine more ram:"
-                .into(),
+    /// Why a mapping ends before `page`: what came first of it has taken the last frame.
+    fn full(&self, host: u64, len: u64, page: u64) -> Refusal {
+        if self.ram.is_none() {
+            return FULL.into();
         }
+        let (all, left) = (pages(host, len).count(), pages(page, host + len - page).count());
+        format!(
+            "no page of physical memory in reach is free for the last {left} of its {all} pages; let transfers end, take mappings away, \
+             map less at once, or give the machine more ram:"
+        )
+        .into()
     }
 
     /// The host address of a bus address, how many bytes go on there, and whose they are. Where mappings overlap, the one that goes on
@@ -303,7 +310,7 @@ impl Physical {
         let here = uses().filter(|used| (used.low..used.high).contains(&offset));
         let mapped = here.map(|used| (frame.map_or(0, |frame| frame.host) + offset, used.high - offset, used.id)).max();
         mapped.or_else(|| {
-            let ram = self.ram.as_ref().filter(|ram| number < ram.frames())?;
+            let ram = self.ram.as_ref().filter(|ram| number < ram.frames() && !MESSAGES.contains(&address))?;
             let end = uses().map(|used| used.low).filter(|low| *low > offset).min().unwrap_or(PAGE);
             Some((ram.at(address) as u64, end - offset, OWN))
         })

@@ -10,7 +10,7 @@ use std::ptr;
 use std::sync::Arc;
 
 use super::{FIRST, PAGE};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::memory::{Huge, Layout, Lock, Region};
 
 /// The most bytes of the zone: what 24 bits reach.
@@ -42,7 +42,12 @@ impl Ram {
     /// `bytes` of it, of which others occupy a part, from 0 to 1, behind the zone.
     pub(super) fn new(bytes: u64, fragmentation: f64, seed: u64) -> Result<Ram> {
         let layout = Layout { huge: Huge::Never, ..Layout::new(bytes as usize) };
-        let memory = Region::allocate(layout, Lock::Never)?;
+        let memory = Region::allocate(layout, Lock::Never).map_err(|error| match error {
+            Error::Os { errno, context } => {
+                Error::os(errno, format!("{context}, for ram: {bytes}; give the machine less"))
+            }
+            other => other,
+        })?;
         let (frames, zone) = (bytes / PAGE, ZONE.min(bytes / 4) / PAGE);
         let low = (FIRST..zone).collect();
         Ok(Ram { memory, frames, zone, low, freed: Freed::default(), fragmentation, seed })

@@ -206,6 +206,16 @@ fn physical_pages_are_scattered_as_the_seed_says() {
 }
 
 #[test]
+fn no_page_is_where_writes_are_interrupts() {
+    let region = region(1 << 24);
+    for seed in 0..8 {
+        let mut space = Space::physical(seed);
+        let (_, pieces) = space.map(span(&region, 0, 1 << 24), Access::Both, 32).unwrap();
+        assert!(pieces.iter().all(|(address, _)| !MESSAGES.contains(address)), "{seed}");
+    }
+}
+
+#[test]
 fn mappings_of_one_page_share_its_frame_until_the_last_ends() {
     let memory = region(4096);
     let mut space = Space::physical(7);

@@ -277,7 +277,7 @@ fn who_bounces_nothing_is_placed_in_reach_or_refused() {
         );
     }
     let refusal = physical.map(3, host, PAGE, 20, &COHERENT).unwrap_err();
-    assert!(refusal.contains("no page of physical memory in reach is free"), "{refusal}");
+    assert!(refusal.contains("no page of physical memory in reach is free for the last 1 of its 1 pages"), "{refusal}");
     map(&mut physical, 4, &memory, 20..40, &STREAMING);
     let far = (20..40).map(|page| host + page * PAGE).find(|page| !physical.reaches(*page, PAGE, 20)).unwrap();
     assert_eq!(physical.map(5, far, PAGE, 20, &COHERENT).unwrap_err(), OUT_OF_REACH);
@@ -289,7 +289,11 @@ fn without_slots_left_nothing_is_bounced_until_a_mapping_ends() {
     let host = memory.address() as u64;
     physical.map(1, host, 10 * PAGE, 16, &STREAMING).unwrap();
     let refusal = physical.map(2, host + 10 * PAGE, 6 * PAGE, 16, &STREAMING).unwrap_err();
-    assert!(refusal.contains("bounce buffers for them, in the first 61440 bytes of ram:, are in use"), "{refusal}");
+    assert!(
+        refusal
+            .contains("of the 61440 bytes of bounce buffers for them, at the beginning of ram:, only 20480 are free"),
+        "{refusal}"
+    );
     assert_eq!(physical.ram().unwrap().slots(16), (15 * PAGE, 5 * PAGE), "nothing is kept of what was refused");
     physical.unmap(1, host, 10 * PAGE);
     assert_eq!(physical.map(2, host + 10 * PAGE, 6 * PAGE, 16, &STREAMING).unwrap().slots.len(), 6);
@@ -326,17 +330,11 @@ fn others_occupy_the_part_that_was_asked_for_here_and_there() {
 }
 
 #[test]
-fn no_memory_is_where_writes_are_interrupts() {
-    let mut physical = Physical::new(3, None);
-    let limit = 1 << 20;
-    let pieces = physical.map(1, 1 << 40, PAGE * limit / 8, limit, &COHERENT).unwrap().pieces;
-    let is_message = |address: u64| MESSAGES.contains(&(address / PAGE * PAGE));
-    assert_eq!(pieces.iter().map(|(_, len)| len).sum::<u64>(), PAGE * limit / 8);
-    assert!(!pieces.iter().any(|(first, len)| is_message(*first) || is_message(first + len - 1)));
-    let row = Some(Row::within(EVERYWHERE * PAGE, false));
-    let want = Want { row, ..COHERENT };
-    (2..200).for_each(|id| {
-        let (first, len) = physical.map(id, id << 44, 1 << 20, limit, &want).map_or((0, 1), |placed| placed.pieces[0]);
-        assert!(first >= MESSAGES.end || first + len <= MESSAGES.start, "{first:#x}");
-    });
+fn interrupt_messages_are_no_memory() {
+    let (first, last) = (MESSAGES.start / PAGE, MESSAGES.end / PAGE);
+    for mut physical in [Physical::new(1, None), Physical::new(1, Some(Ram::new(1 << 32, 0.0, 1).unwrap()))] {
+        assert_eq!(physical.draw(first..last), None);
+        assert_eq!((physical.draw(first - 1..last), physical.draw(first..last + 1)), (Some(first - 1), Some(last)));
+        assert_eq!((physical.translate(MESSAGES.start), physical.translate(MESSAGES.end - 1)), (None, None));
+    }
 }
