@@ -43,7 +43,7 @@ module DMA
         @mode = mode
       end
 
-      # What is known in this process; nil where nobody checks, in Ractors other than the main one, and in the handler of
+      # What is known in this process; nil where nobody checks, in Ractors but the main one, and in the handler of
       # a signal, which may lock nothing.
       def tracker
         tracker = @tracker
