@@ -80,6 +80,16 @@ RSpec.describe "DMA.debug" do
     expect(ends).to eq [[nil, nil, nil], [nil, nil, :cpu_access], [nil, :cpu_access, :cpu_access]]
   end
 
+  it "knows by the last of many that all before it have ended which use a part of each other's memory" do
+    machine = DMA::Sim.new(clock: :manual)
+    one = machine.device(memory: 4096)
+    transfers = Array.new(rounds(5000)) do |at|
+      one.channel.submit(source: 0, destination: memory.slice(at, 2)).tap { machine.run_until_idle || one.channel.poll }
+    end
+    transfers.last.wait
+    expect([rule { memory.clear }, *entries]).to eq [nil, 0, 0, 0]
+  end
+
   it "does not tell of what was refused" do
     expect { device.channel.submit(source: memory, destination: 1 << 30) }.to raise_error(ArgumentError)
     expect { device.channel.submit(source: memory, destination: 0, length: 9000) }.to raise_error(ArgumentError)
@@ -208,6 +218,21 @@ RSpec.describe "DMA.debug" do
       trap(:USR2, before)
     end
     expect(rule { device.close }).to be_nil
+  end
+
+  it "leaves other Ractors alone" do
+    output = in_ruby(<<~RUBY)
+      $VERBOSE = nil
+      DMA.debug { |error| puts error }
+      Ractor.new do
+        device, memory = DMA::Device.open(:sim), DMA::Buffer.new(64)
+        device.map(memory, type: :streaming, direction: :to_device) { |mapping| device.write_dma(mapping).wait }
+        memory.set_value(:U8, 0, 1)
+        device.close
+        puts memory.get_string(0, 1).inspect
+      end.take
+    RUBY
+    expect(output).to eq "\"\\x01\"\n"
   end
 
   it "serves many threads" do

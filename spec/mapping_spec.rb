@@ -49,6 +49,15 @@ RSpec.describe DMA::Mapping do
     expect([0, 100, 200, 300].map { |at| buffer.get_string(at, 9) == sample(8192)[at, 9] }).to all be true
   end
 
+  it "leaves its memory to the buffer once it is taken away, which gives it back when it is freed" do
+    memory = DMA::Buffer.new(8 << 20, lock: false)
+    at = memory.address
+    mapping = device.map(memory).unmap
+    memory.free
+    ranges = File.foreach("/proc/self/maps").map { |line| Range.new(*line[/\S+/].split("-").map(&:hex), true) }
+    expect([mapping.unmapped?, ranges.any? { |range| range.cover?(at) }]).to eq [true, false]
+  end
+
   it "leaves nothing at its address once it is taken away: a fault, and memory untouched" do
     mapping = device.map(buffer)
     at = mapping.address

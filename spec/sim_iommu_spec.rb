@@ -346,6 +346,8 @@ RSpec.describe DMA::Sim, "IOMMU" do
     it "are as many as the machine has, for channels of simulated devices that send messages" do
       channel = machine(cpus: 2).device.channel
       expect { channel.affinity = 2 }.to raise_error(ArgumentError, /CPU 2 is not in 0\.\.1, .*cpus: 3/)
+      expect { channel.affinity = 1 << 40 }.to raise_error(ArgumentError, /affinity must be/)
+      expect { machine(cpus: 1 << 40) }.to raise_error(ArgumentError, /cpus must be/)
       expect { channel.affinity = -1 }.to raise_error(ArgumentError, /affinity/)
       expect { machine(cpus: 0) }.to raise_error(ArgumentError, /cpus: 0 is not in 1..1024/)
       card = machine(cpus: 2).device(controller: :isa).channel(1)

@@ -131,7 +131,7 @@ module DMA
     # @raise [UnsupportedError] for a channel of another device
     # @raise [ArgumentError] for a CPU that there is not, and for a channel of an 8237, which interrupts the first one
     def affinity=(cpu)
-      native_set_affinity(DMA.__send__(:natural, cpu, "affinity"))
+      native_set_affinity(DMA.__send__(:natural, cpu, "affinity", 32))
     end
 
     # An IO that is readable while a completion waits to be reaped, for IO.select and event loops; {#poll} or

@@ -25,7 +25,11 @@ module DMA
 
     class << self
       # @return [false, :raise, :warn, #call]
-      attr_reader :mode
+      def mode
+        @mode
+      rescue Ractor::IsolationError
+        false
+      end
 
       def mode=(mode)
         mode = { true => :raise, nil => false }.fetch(mode, mode)
@@ -39,12 +43,15 @@ module DMA
         @mode = mode
       end
 
-      # What is known in this process; nil where nobody checks, and in a handler of a signal, which may lock nothing.
+      # What is known in this process; nil where nobody checks, in Ractors but the main one, and in the handler of
+      # a signal, which may lock nothing.
       def tracker
         tracker = @tracker
         return tracker if tracker.nil? || (tracker.pid == Process.pid && tracker.free?)
 
         @tracker = Tracker.new unless tracker.pid == Process.pid
+      rescue Ractor::IsolationError
+        nil
       end
 
       # Runs the block with what is known, and tells of what it finds: nil, a violation or several. `quiet`: see {tell}.

@@ -214,48 +214,6 @@ module DMA
       self
     end
 
-    # Gives memory bus addresses, by which the device reaches it until the mapping is taken away; a file reaches it by
-    # its own address, and that is it. Its pages are locked meanwhile, or pinned for a PCI function. A transfer of a
-    # {Buffer} needs none: it is mapped while the transfer lasts.
-    #
-    # @param memory [Buffer, IO::Buffer, Integer, #to_ptr] memory; what is no Buffer is wrapped, see {Buffer.wrap}
-    # @param size [Integer, nil] bytes; nil: all that the memory has
-    # @param type [:coherent, :streaming, :consistent] `:coherent` needs no sync; `:streaming` is for one direction,
-    #   `:consistent` for both, and each wants {Mapping#sync_for_device} and {Mapping#sync_for_cpu} between turns
-    # @param direction [:bidirectional, :to_device, :from_device]
-    # @param contiguous [Boolean] in one segment. Behind an IOMMU every mapping is; without one its pages have to lie in
-    #   a row of physical memory
-    # @param pin [Boolean] false, on a simulated machine without an IOMMU: its pages may move ({Sim#migrate}), and the
-    #   device is not told
-    # @param exception [Boolean] false: memory that cannot be mapped gives a mapping that says so, when it is asked
-    #   ({Mapping#error?}), which is to be done before anything else, as dma_mapping_error of the kernel
-    # @yieldparam mapping [Mapping] which ends with the block
-    # @return [Mapping, Object]
-    # @raise [LockLimitError] past RLIMIT_MEMLOCK
-    # @raise [SystemCallError] where no addresses are left, or no memory: Errno::ENOMEM where no pages lie in a row,
-    #   with the largest run that does; Errno::ENOSPC where nothing in reach is left, or no bounce buffer
-    # @raise [ArgumentError] for `pin: false` where memory is always pinned
-    # @raise [BusyError] where another simulated machine has the memory in its cache
-    def map(memory, size = nil, type: :coherent, direction: :bidirectional, contiguous: false, pin: true,
-            exception: true)
-      unless %i[coherent streaming consistent].include?(type)
-        raise ArgumentError, "type: #{type.inspect} is none of :coherent, :streaming, :consistent"
-      end
-      if type == :consistent && direction != :bidirectional
-        raise ArgumentError, "a consistent mapping is for both directions; one direction is type: :streaming"
-      end
-
-      place = { contiguous: contiguous, pin: pin }.each { |name, value| Sim.__send__(:boolean, value, name) }
-      mapping = map_buffer(Buffer.wrap(memory, size), type, direction, exception, place.values)
-      return mapping unless block_given?
-
-      begin
-        yield mapping
-      ensure
-        mapping.unmap unless mapping.unmapped?
-      end
-    end
-
     # Describes a transfer as the device would be told of it, without beginning it: memory is mapped, as `:coherent`,
     # and a ring filled with a descriptor for each piece of it. `channel.submit(configuration[:descriptor_ring])`
     # carries it out.

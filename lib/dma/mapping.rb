@@ -1,7 +1,8 @@
 # frozen_string_literal: true
 
 module DMA
-  # Memory as a device sees it, from {Device#map} on until {#unmap}. The memory cannot be freed meanwhile.
+  # Memory as a device sees it, from {Device#map} on until {#unmap}, or until it is collected, which is not before its
+  # transfers have ended. The memory cannot be freed meanwhile.
   #
   # On a simulated machine whose caches do not follow devices (`coherent: false`), what the CPU sees of it, by the
   # methods of {#buffer}, and what the device sees are two things: see {#sync_for_device}, {#sync_for_cpu}, and {Cache}.

@@ -24,7 +24,6 @@ pub struct Mapping {
     mapped: Arc<Mutex<Option<Mapped>>>,
     device: Opaque<Value>,
     buffer: Opaque<Value>,
-    region: Arc<Region>,
     offset: usize,
     len: usize,
     access: Access,
@@ -40,6 +39,8 @@ pub struct Mapped {
     mapping: Arc<dyn CoreMapping>,
     addresses: BusAddresses,
     _lock: Option<PageLock>,
+    /// Kept until its lock is gone, and no longer, for a buffer that is freed then gives its memory back.
+    region: Arc<Region>,
 }
 
 /// A region, an offset in it, a length, and the bus addresses of these bytes.
@@ -56,7 +57,8 @@ impl Mapping {
     /// The memory, for a transfer of a device that does this to it, and where it is on the bus.
     pub fn memory(&self, ruby: &Ruby, access: Access, device: &Device) -> Result<Memory, Error> {
         self.with(ruby, |_| ())?;
-        let Some(addresses) = self.mapped().as_ref().map(|mapped| mapped.addresses.clone()) else {
+        let mapped = |mapped: &Mapped| (Arc::clone(&mapped.region), mapped.addresses.clone());
+        let Some((region, addresses)) = self.mapped().as_ref().map(mapped) else {
             return Err(gone(ruby));
         };
         let own = <&Device>::try_convert(self.device.get_inner_with(ruby))?;
@@ -75,7 +77,7 @@ impl Mapping {
                 format!("this mapping lets the device {may} the memory, and the transfer would {wants} it; map it for that direction, or for both"),
             ));
         }
-        Ok((Arc::clone(&self.region), self.offset, self.len, addresses))
+        Ok((region, self.offset, self.len, addresses))
     }
 
     /// Who owns the memory, where it is not ours.
@@ -141,10 +143,10 @@ fn native_map(
         keeper::keep(ruby, &region, buffer.as_value());
     }
     let addresses = BusAddresses::new(mapping.segments());
-    let mapped = Arc::new(Mutex::new(Some(Mapped { mapping, addresses, _lock: lock })));
+    let mapped = Arc::new(Mutex::new(Some(Mapped { mapping, addresses, _lock: lock, region })));
     device.holds(&mapped);
     let (device, buffer, handle) = (device.as_value().into(), buffer.as_value().into(), next_handle());
-    Ok(Mapping { mapped, device, buffer, region, offset, len, access, kind: kind.into(), handle, failed: false })
+    Ok(Mapping { mapped, device, buffer, offset, len, access, kind: kind.into(), handle, failed: false })
 }
 
 /// What stands for a mapping that could not be made.
@@ -156,10 +158,10 @@ fn native_map_failed(
     direction: Value,
 ) -> Result<Mapping, Error> {
     let (access, len) = (access_from(ruby, direction)?, buffer.len());
-    let (region, offset) = buffer.locate(0, len).or_raise(ruby)?;
+    let (_, offset) = buffer.locate(0, len).or_raise(ruby)?;
     let (device, buffer, handle) = (device.as_value().into(), buffer.as_value().into(), next_handle());
     let mapped = Arc::default();
-    Ok(Mapping { mapped, device, buffer, region, offset, len, access, kind: kind.into(), handle, failed: true })
+    Ok(Mapping { mapped, device, buffer, offset, len, access, kind: kind.into(), handle, failed: true })
 }
 
 fn next_handle() -> u64 {

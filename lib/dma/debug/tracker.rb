@@ -94,10 +94,10 @@ module DMA
       # Software was told of a transfer's end, or it has not begun.
       def forget(live)
         synchronize do
-          next unless @lives.key?(live)
-
-          drop(live)
-          earlier(live).each { |other| forget(other) if other.same_channel?(live) && other.number < live.number }
+          ended = drop(live) ? [live] : []
+          while (one = ended.pop)
+            ended.concat(earlier(one).each { |other| drop(other) })
+          end
         end
       end
 
@@ -139,11 +139,11 @@ module DMA
         @monitor.synchronize(&)
       end
 
-      # Among others those that a transfer has waited for, if they are of its channel and from before it.
+      # Those that a transfer has waited for: of its channel, from before it.
       def earlier(live)
-        return @lives.keys if live.fence
-
-        live.parts.flat_map { |part| users(part.low, part.high, part.written).map(&:live) }
+        others = @lives.keys
+        others = live.parts.flat_map { |part| users(part.low, part.high, part.written).map(&:live) } unless live.fence
+        others.select { |other| other.same_channel?(live) && other.number < live.number }
       end
 
       # Parts of transfers that somebody who uses that memory too has to wait for: who reads it, for those that write.
@@ -160,12 +160,14 @@ module DMA
         live.mapped.each { |entry,| entry.users[live] = true }
       end
 
+      # Whether it was known.
       def drop(live)
         live.over = true
-        return unless @lives.delete(live)
+        return false unless @lives.delete(live)
 
         live.parts.each { |part| [@parts, @writes].each { |places| places.delete(part) } }
         live.mapped.each { |entry,| entry.users.delete(live) }
+        true
       end
 
       # Forgets what the GC took, each time that there is twice as much as was left.

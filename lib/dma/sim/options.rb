@@ -18,7 +18,7 @@ module DMA
         ram ||= FRAGMENTED if fragmentation.positive?
         { coherent: coherent, cache_injection: cache_injection, fragmentation: fragmentation,
           cache_size: DMA.__send__(:natural, cache_size || CACHE, "cache_size", 64),
-          cpus: DMA.__send__(:natural, cpus, "cpus"), ram: ram && DMA.__send__(:natural, ram, "ram", 64), **others }
+          cpus: DMA.__send__(:natural, cpus, "cpus", 32), ram: ram && DMA.__send__(:natural, ram, "ram", 64), **others }
       end
 
       # A device's numbers, in the order of its core. What nobody said is its controller's; memory, all that it has
