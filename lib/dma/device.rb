@@ -351,12 +351,5 @@ module DMA
     def deadline(timeout)
       timeout && (now + DMA.__send__(:seconds, timeout))
     end
-
-    # At the end of the process Ruby frees objects in whatever order, and with them memory that was wrapped, to which
-    # mappings still write what is in caches and bounce buffers, and machines what they move. No thread runs any more
-    # when it calls this, and nothing is freed yet.
-    ObjectSpace.define_finalizer(Sim, proc do
-      ObjectSpace.each_object(Device) { |device| device.__send__(:native_close) if device.sim }
-    end)
   end
 end
