@@ -92,14 +92,16 @@ impl Driver {
         access: Access,
     ) -> Result<(Descriptor, Option<Arc<dyn Mapping>>)> {
         // The addresses of a mapping are what its device was told, whatever has become of them.
-        let (segments, mapping) = match span.segments() {
-            Some(segments) => (segments, None),
+        let known = span.segments();
+        let mapping = match &known {
+            Some(_) => None,
             None => {
                 let mapping = self.device.map(span.part(0, span.len()), access)?;
                 mapping.attach(true)?;
-                (mapping.segments().to_vec(), Some(mapping))
+                Some(mapping)
             }
         };
+        let segments = known.as_deref().or(mapping.as_ref().map(|mapping| mapping.segments())).unwrap_or_default();
         let (mut offset, mut next) = (offset, slot * self.chain);
         let mut descriptors = segments.iter().map(|(bus, length)| {
             let (source, destination, flags) = match access {

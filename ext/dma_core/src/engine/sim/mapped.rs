@@ -20,19 +20,27 @@ use crate::sync::{lock, Mutex};
 use crate::sys;
 use crate::transfer::Access;
 
-/// Memory that is mapped for a device until this is dropped.
+/// Memory that is mapped for a device until this is dropped. What most mappings have not is in boxes: there is one for each transfer,
+/// and small ones are allocated in half the time.
 #[derive(Debug)]
 struct Mapped {
-    /// What of it goes through the CPU's cache, and how many bytes are before that. Dropped before the spans: what is written back
-    /// goes to memory that is still in flight.
-    attachments: Mutex<Vec<(u64, Attachment)>>,
+    /// Dropped before the other spans: what is written back goes to memory that is still in flight.
+    cached: Option<Box<Cached>>,
+    bounced: Option<Box<Bounced>>,
     common: Arc<Common>,
     id: u64,
     segments: Vec<(u64, u64)>,
-    bounced: Option<Bounced>,
     generation: u32,
-    /// The CPU that the memory is to go through, if it is asked to.
-    processor: Option<(Arc<Processor>, Span, Access)>,
+}
+
+/// What of it goes through a CPU that was asked for.
+#[derive(Debug)]
+struct Cached {
+    /// How many bytes are before each.
+    attachments: Mutex<Vec<(u64, Attachment)>>,
+    processor: Arc<Processor>,
+    span: Span,
+    access: Access,
 }
 
 /// What of it the device finds elsewhere.
@@ -83,7 +91,7 @@ impl Device {
         let bounced = addresses.own().zip(for_slots).filter(|_| !slots.is_empty()).map(|(own, span)| {
             let bounced = Bounced { span, access, slots, own: Arc::clone(own), stats: self.stats() };
             bounced.slots.iter().for_each(|slot| bounced.copy(addresses, slot, (slot.skip, slot.len), true));
-            bounced
+            Box::new(bounced)
         });
         Ok(self.mapped(id, pieces, bounced, for_cpu, access))
     }
@@ -99,14 +107,16 @@ impl Device {
         &self,
         id: u64,
         segments: Vec<(u64, u64)>,
-        bounced: Option<Bounced>,
+        bounced: Option<Box<Bounced>>,
         for_cpu: Option<Span>,
         access: Access,
     ) -> Arc<dyn Mapping> {
         let (common, generation) = (Arc::clone(self.common()), sys::fork_generation());
-        let processor =
-            self.machine().processor().zip(for_cpu).map(|(processor, span)| (Arc::clone(processor), span, access));
-        Arc::new(Mapped { common, id, segments, bounced, generation, processor, attachments: Mutex::default() })
+        let cached = self.machine().processor().zip(for_cpu).map(|(processor, span)| {
+            let (attachments, processor) = (Mutex::default(), Arc::clone(processor));
+            Box::new(Cached { attachments, processor, span, access })
+        });
+        Arc::new(Mapped { cached, bounced, common, id, segments, generation })
     }
 }
 
@@ -162,15 +172,17 @@ impl Mapped {
         parts.filter(|(_, _, slot)| slot.is_none()).map(|(skip, len, _)| (skip, len)).collect()
     }
 
-    fn sync_cache(&self, (skip, len): (u64, u64), for_device: bool) {
+    fn barrier(&self) {
+        self.cached.iter().for_each(|cached| cached.processor.barrier());
+    }
+}
+
+impl Cached {
+    fn sync(&self, (skip, len): (u64, u64), for_device: bool) {
         let attachments = lock(&self.attachments);
         if let Some((first, attachment)) = attachments.iter().rfind(|(first, _)| *first <= skip) {
             attachment.sync((skip - first) as usize, len as usize, for_device);
         }
-    }
-
-    fn barrier(&self) {
-        self.processor.iter().for_each(|(processor, ..)| processor.barrier());
     }
 }
 
@@ -182,11 +194,11 @@ impl Mapping for Mapped {
     /// What is bounced stays the CPU's own, and in its cache, if that has it.
     fn attach(&self, coherent: bool) -> Result<()> {
         self.barrier();
-        let Some((processor, span, access)) = &self.processor else { return Ok(()) };
-        for (skip, len) in self.direct(0, span.len() as u64) {
-            let part = span.part(skip as usize, len as usize);
-            let attachment = Attachment::new(processor, &part, *access, coherent)?;
-            lock(&self.attachments).push((skip, attachment));
+        let Some(cached) = &self.cached else { return Ok(()) };
+        for (skip, len) in self.direct(0, cached.span.len() as u64) {
+            let part = cached.span.part(skip as usize, len as usize);
+            let attachment = Attachment::new(&cached.processor, &part, cached.access, coherent)?;
+            lock(&cached.attachments).push((skip, attachment));
         }
         Ok(())
     }
@@ -194,7 +206,9 @@ impl Mapping for Mapped {
     fn sync(&self, offset: usize, len: usize, for_device: bool) {
         self.barrier();
         let (low, high) = (offset as u64, (offset + len) as u64);
-        self.direct(low, high).into_iter().for_each(|part| self.sync_cache(part, for_device));
+        if let Some(cached) = &self.cached {
+            self.direct(low, high).into_iter().for_each(|part| cached.sync(part, for_device));
+        }
         let Some(bounced) = &self.bounced else { return };
         for (skip, len, slot) in bounced.parts(low, high) {
             slot.iter().for_each(|slot| bounced.sync(&self.common.addresses, slot, (skip, len), for_device));
@@ -210,7 +224,7 @@ impl Drop for Mapped {
         }
         if let Some(bounced) = &self.bounced {
             // Its cache is done with the mapping before the CPU copies.
-            lock(&self.attachments).clear();
+            self.cached.iter().for_each(|cached| lock(&cached.attachments).clear());
             self.barrier();
             let addresses = &self.common.addresses;
             bounced.slots.iter().for_each(|slot| bounced.sync(addresses, slot, (slot.skip, slot.len), false));

@@ -264,7 +264,7 @@ impl Iommu {
         }
         let (first, last) = run.large();
         let size = |address| if (first..last).contains(&address) { LARGE } else { PAGE };
-        let behind = |address| (address / size(address) + 1) * size(address);
+        let behind = |address| (address | (size(address) - 1)) + 1;
         let (mut end, until) = (behind(address), run.end().min(address.saturating_add(len)));
         while end < until {
             let is_there = match is_live {
