@@ -194,7 +194,8 @@ RSpec.describe DMA::Registers do
   it "fetches what a chained descriptor leads to, and then the next of the ring" do
     fields = %i[u64 u64 u32 u32 u64 u32]
     ring = DMA::Buffer.new(4096)
-    at = device.map(ring).address
+    descriptors = device.map(ring)
+    at = descriptors.address
     ring.set_values(fields, 0, [mapping.address, 0, 100, to_device | 0x10, at + 400, 0])
     ring.set_values(fields, 40, [mapping.address + 300, 300, 100, to_device, at + 400, 0])
     ring.set_values(fields, 400, [mapping.address + 1000, 1000, 100, to_device, 0, 0])

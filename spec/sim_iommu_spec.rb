@@ -76,7 +76,8 @@ RSpec.describe DMA::Sim, "IOMMU" do
       sim = machine
       mine, other = Array.new(2) { sim.device }
       memory = buffer
-      address = mine.map(memory).address
+      mapping = mine.map(memory)
+      address = mapping.address
       expect(store(mine, address)).to eq complete
       memory.set_string(sample(page))
       expect([store(other, address), fetch(other, address)]).to eq [iommu_fault] * 2
@@ -205,8 +206,8 @@ RSpec.describe DMA::Sim, "IOMMU" do
     it "are kept with device, channel, address, access, reason and cycle" do
       sim = machine
       _, device = Array.new(2) { sim.device }
-      to = device.map(buffer, type: :streaming, direction: :to_device).address
-      from = device.map(buffer, type: :streaming, direction: :from_device).address
+      mappings = %i[to_device from_device].map { |way| device.map(buffer, type: :streaming, direction: way) }
+      to, from = mappings.map(&:address)
       [[to + 8, 2], [from, 1], [0x7f_0000_0000, 1], [window, 1], [window + 8, 2]].each do |address, direction|
         source, destination = direction == 1 ? [address, 0] : [0, address]
         expect(move(device, source, destination, 8, direction, channel: 3)).to eq iommu_fault

@@ -34,7 +34,8 @@ RSpec.describe DMA::Sim, "migrate" do
     mapping = device.map(memory, pin: false)
     sim.migrate
     other = buffer("yours, not mine")
-    expect(device.map(other).address).to be_within(4095).of(mapping.address)
+    theirs = device.map(other)
+    expect(theirs.address).to be_within(4095).of(mapping.address)
     device.pio_write("oops")
     device.channel.submit(source: 0, destination: mapping).wait
     expect([memory.get_string, other.get_string]).to eq ["mine", "oopss, not mine"]
@@ -44,7 +45,8 @@ RSpec.describe DMA::Sim, "migrate" do
     runs = [7, 7, 8].map do |seed|
       sim = machine(seed: seed)
       device = sim.device
-      old = pages(device.map(memory, pin: false))
+      mapping = device.map(memory, pin: false)
+      old = pages(mapping)
       expect([sim.migrate(0), sim.migrate(2), sim.migrate(5)]).to eq [0, 2, 3]
       fresh = pages(device.map(memory))
       expect(fresh & old).to be_empty

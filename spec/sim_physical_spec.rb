@@ -139,8 +139,9 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
 
     it "is refused for memory that is mapped in pieces" do
       memory = DMA::Buffer.new(1 << 20)
-      device.map(memory)
-      expect { device.map(memory, contiguous: true) }.to raise_error(Errno::ENOMEM, /mapped already, in pieces/)
+      device.map(memory) do
+        expect { device.map(memory, contiguous: true) }.to raise_error(Errno::ENOMEM, /mapped already, in pieces/)
+      end
     end
   end
 
@@ -216,9 +217,11 @@ RSpec.describe DMA::Sim, "without an IOMMU" do
       expect(memory.get_string(0, 7)).to eq "at once"
       expect(device.stats[:bounced_bytes]).to eq 0
       mapping.unmap
-      sim.device.map(memory)
-      expect { map(type: :coherent) }.to raise_error(Errno::ENOSPC, /more address bits uses the same memory.*streaming/)
-      expect(map.size).to eq 10_000
+      sim.device.map(memory) do
+        refused = /more address bits uses the same memory.*streaming/
+        expect { map(type: :coherent) }.to raise_error(Errno::ENOSPC, refused)
+        expect(map.size).to eq 10_000
+      end
     end
 
     it "bounces those pages only that it does not reach" do
