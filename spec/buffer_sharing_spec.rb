@@ -5,13 +5,7 @@ require "io/nonblock"
 
 # Memory of a buffer in the hands of others, and memory of others in a buffer.
 RSpec.describe DMA::Buffer do
-  around do |example|
-    experimental = Warning[:experimental]
-    Warning[:experimental] = false
-    example.run
-  ensure
-    Warning[:experimental] = experimental
-  end
+  include Support::Experimental
 
   let(:buffer) { described_class.new(64, lock: false).tap { |it| it.set_string("the bytes of it") } }
 

@@ -2,6 +2,8 @@
 
 # The programs in examples/bugs: each shows a bug, with wrong bytes that are the same every time, and its cure.
 RSpec.describe "The programs of bugs" do
+  include Support::Misuse
+
   root = File.expand_path("..", __dir__)
   paths = Dir.glob(File.join(root, "examples/bugs/*.rb")).to_h { |path| [File.basename(path, ".rb"), path] }
   paths.each_value { |path| require path }
@@ -39,16 +41,6 @@ RSpec.describe "The programs of bugs" do
   found = { "FreedTooEarly" => :in_flight, "LostInterrupt" => :leak, "SharedCacheLine" => :cpu_access,
             "StaleRead" => :cpu_access, "StaleWrite" => :device_access, "Starvation" => :cpu_access }
 
-  # What DMA.debug says of the block.
-  def findings
-    errors = []
-    DMA.debug { |error| errors << error }
-    yield
-    errors
-  ensure
-    DMA.debug = false
-  end
-
   files = endings.keys.to_h { |name| [name, name.gsub(/(?<=[a-z])(?=[A-Z\d])/, "_").downcase] }
 
   endings.each do |name, (wrong, right, *told)|
@@ -67,10 +59,10 @@ RSpec.describe "The programs of bugs" do
 
     it "#{name}: DMA.debug finds #{found[name]&.inspect || "nothing"} in the bug, and nothing in the cure" do
       program = Bugs.const_get(name)
-      errors = findings { expect(program.bug).to eq wrong }
+      errors = misuse { expect(program.bug).to eq wrong }
       expect(errors.map(&:rule)).to eq [*found[name]]
       expect(errors.map { |error| error.backtrace.first }).to all(start_with("#{paths[files[name]]}:"))
-      expect(findings { expect(program.cure).to eq right }).to eq []
+      expect(misuse { expect(program.cure).to eq right }).to eq []
     end
   end
 

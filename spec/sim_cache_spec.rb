@@ -4,13 +4,7 @@ require "fiddle"
 require "open3"
 
 RSpec.describe DMA::Cache do
-  around do |example|
-    experimental = Warning[:experimental]
-    Warning[:experimental] = false
-    example.run
-  ensure
-    Warning[:experimental] = experimental
-  end
+  include Support::Experimental
 
   let(:sim) { DMA::Sim.new(clock: :manual, coherent: false) }
   let(:device) { sim.device(memory: 1 << 20) }

@@ -5,13 +5,7 @@ require "fiddle"
 # Ruby frees objects in any order when a process ends: each of these is made many times, so that some are freed in the
 # wrong one.
 RSpec.describe DMA::Sim, "at the end of the process" do
-  around do |example|
-    experimental = Warning[:experimental]
-    Warning[:experimental] = false
-    example.run
-  ensure
-    Warning[:experimental] = experimental
-  end
+  include Support::Experimental
 
   def memories
     foreign = Array.new(50) { Fiddle::Pointer.malloc(1 << 20, Fiddle::RUBY_FREE) }
