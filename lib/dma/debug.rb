@@ -61,9 +61,9 @@ module DMA
         found.is_a?(Array) ? found.each { |violation| tell(violation) } : tell(found, quiet: quiet)
       end
 
-      # A transfer is live while the block submits it and until software is told of its end.
+      # A transfer is live while the block submits it and until software is told of its end; nil: nobody checks.
       def submitting(live)
-        tracker = self.tracker or return yield
+        tracker = live && self.tracker or return yield
         begin
           found = [*tracker.unfit(live), tracker.submit(live)].compact
           found.each { |violation| tell(violation) }
@@ -117,8 +117,10 @@ module DMA
         end
       end
 
-      # A transfer that lasts as long as the block.
+      # A transfer that lasts as long as the block; nil: nobody checks.
       def lasting(live)
+        return yield unless live
+
         tracker = self.tracker
         submitting(live) { yield || true }
       ensure

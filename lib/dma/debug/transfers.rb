@@ -33,15 +33,15 @@ module DMA
         end
 
         def native_write_string(*)
-          (live = Debug.live(self)) ? Debug.submitting(live) { super } : super
+          Debug.submitting(Debug.live(self)) { super }
         end
 
         def native_read_string(*)
-          (live = Debug.live(self)) ? Debug.submitting(live) { super } : super
+          Debug.submitting(Debug.live(self)) { super }
         end
 
         def native_flush
-          (live = Debug.live(self, fence: true)) ? Debug.submitting(live) { super } : super
+          Debug.submitting(Debug.live(self, fence: true)) { super }
         end
 
         def native_wait(transfer, timeout)
@@ -157,11 +157,11 @@ module DMA
         private
 
         def native_read_into(memory, length, at)
-          (live = Debug.live_file(memory, length, written: true)) ? Debug.lasting(live) { super } : super
+          Debug.lasting(Debug.live_file(memory, length, written: true)) { super }
         end
 
         def native_write_from(memory, length, at)
-          (live = Debug.live_file(memory, length, written: false)) ? Debug.lasting(live) { super } : super
+          Debug.lasting(Debug.live_file(memory, length, written: false)) { super }
         end
       end
     end
