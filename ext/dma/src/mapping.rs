@@ -56,11 +56,7 @@ impl DataTypeFunctions for Mapping {
 impl Mapping {
     /// The memory, for a transfer of a device that does this to it, and where it is on the bus.
     pub fn memory(&self, ruby: &Ruby, access: Access, device: &Device) -> Result<Memory, Error> {
-        self.with(ruby, |_| ())?;
-        let mapped = |mapped: &Mapped| (Arc::clone(&mapped.region), mapped.addresses.clone());
-        let Some((region, addresses)) = self.mapped().as_ref().map(mapped) else {
-            return Err(gone(ruby));
-        };
+        let (region, addresses) = self.with(ruby, |mapped| (Arc::clone(&mapped.region), mapped.addresses.clone()))?;
         let own = <&Device>::try_convert(self.device.get_inner_with(ruby))?;
         let (own, other) = (own.open(ruby)?, device.open(ruby)?);
         if !Arc::ptr_eq(&own, &other) {
@@ -86,25 +82,23 @@ impl Mapping {
         Ok(<&Buffer>::try_convert(buffer)?.is_foreign().then_some(buffer))
     }
 
-    fn with<T>(&self, ruby: &Ruby, work: impl FnOnce(&dyn CoreMapping) -> T) -> Result<T, Error> {
+    fn with<T>(&self, ruby: &Ruby, work: impl FnOnce(&Mapped) -> T) -> Result<T, Error> {
         <&Device>::try_convert(self.device.get_inner_with(ruby))?.check_process(ruby)?;
         match &*self.mapped() {
-            Some(mapped) => Ok(work(&*mapped.mapping)),
+            Some(mapped) => Ok(work(mapped)),
             None if self.failed => Err(misuse(
                 ruby,
                 "this memory could not be mapped (DMA::Mapping#error says why): it has no bus address",
             )),
-            None => Err(gone(ruby)),
+            None => {
+                Err(misuse(ruby, "this mapping was taken away (unmap), or its device closed; map the memory again"))
+            }
         }
     }
 
     fn mapped(&self) -> MutexGuard<'_, Option<Mapped>> {
         self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn gone(ruby: &Ruby) -> Error {
-    misuse(ruby, "this mapping was taken away (unmap), or its device closed; map the memory again")
 }
 
 /// Maps a buffer for a device; in one piece, and pinned, if it is to be.
@@ -182,11 +176,11 @@ fn access_from(ruby: &Ruby, direction: Value) -> Result<Access, Error> {
 }
 
 fn address(ruby: &Ruby, this: &Mapping) -> Result<u64, Error> {
-    this.with(ruby, |mapping| mapping.segments()[0].0)
+    this.with(ruby, |mapped| mapped.mapping.segments()[0].0)
 }
 
 fn segments(ruby: &Ruby, this: &Mapping) -> Result<RArray, Error> {
-    let segments = this.with(ruby, |mapping| mapping.segments().to_vec())?;
+    let segments = this.with(ruby, |mapped| mapped.mapping.segments().to_vec())?;
     Ok(ruby.ary_from_iter(segments))
 }
 
@@ -208,10 +202,13 @@ fn native_sync(
     for_device: bool,
 ) -> Result<(), Error> {
     let len = len.map_or(this.len.saturating_sub(offset), |Size(len)| len);
-    this.with(ruby, |_| ())?;
-    check_range(offset, len, this.len).or_raise(ruby)?;
-    fence(Ordering::SeqCst);
-    this.with(ruby, |mapping| mapping.sync(offset, len, for_device))
+    let sync = |mapped: &Mapped| {
+        check_range(offset, len, this.len)?;
+        fence(Ordering::SeqCst);
+        mapped.mapping.sync(offset, len, for_device);
+        Ok(())
+    };
+    this.with(ruby, sync)?.or_raise(ruby)
 }
 
 fn unmap(this: Obj<Mapping>) -> Obj<Mapping> {
