@@ -18,7 +18,8 @@ fn each_barrier_is_one_of_every_machine() {
     let options =
         ProcessorOptions { coherent: true, lines: None, injection: false, delay: Some(1000), miss: 1, seed: 0 };
     let machines = [(), ()].map(|()| {
-        let (processor, region) = (Processor::new(options), Region::allocate(Layout::new(512), Lock::Never).unwrap());
+        let (processor, region) =
+            (Processor::new(options, Arc::default()), Region::allocate(Layout::new(512), Lock::Never).unwrap());
         let span = Span::new(&region, 0, 512).unwrap();
         let attached = Attachment::new(&processor, &span, Access::Both, true).unwrap();
         (processor, region, attached)

@@ -74,8 +74,8 @@ pub enum Operation {
 pub struct Processor {
     options: ProcessorOptions,
     state: Mutex<State>,
-    /// The machine's time.
-    now: AtomicU64,
+    /// The machine's time, in cycles.
+    clock: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -109,21 +109,16 @@ fn each_weak(work: impl Fn(&Processor)) {
 }
 
 impl Processor {
-    /// One whose cache is empty.
-    pub fn new(options: ProcessorOptions) -> Arc<Processor> {
+    /// One whose cache is empty, of a machine with this clock.
+    pub fn new(options: ProcessorOptions, clock: Arc<AtomicU64>) -> Arc<Processor> {
         let state = Mutex::new(State { places: Places::default(), path: Path::new(&options) });
-        let processor = Arc::new(Processor { options, state, now: AtomicU64::new(0) });
+        let processor = Arc::new(Processor { options, state, clock });
         if options.delay.is_some() {
             let mut weak = weak_ones();
             weak.retain(|other| other.strong_count() > 0);
             weak.push(Arc::downgrade(&processor));
         }
         processor
-    }
-
-    /// Says what time it is, in cycles.
-    pub fn set_now(&self, now: u64) {
-        self.now.store(now, Relaxed);
     }
 
     /// What its cache did; none where there is no model of it.
@@ -293,7 +288,7 @@ impl Processor {
     }
 
     fn now(&self) -> u64 {
-        self.now.load(Relaxed)
+        self.clock.load(Relaxed)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

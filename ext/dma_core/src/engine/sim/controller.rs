@@ -327,9 +327,14 @@ impl Controller {
     fn write_back(&self, at: u64, status: Status, bus: &mut Bus<'_>) {
         self.note(bus, What::Status(status), at, 4);
         if let Err(fault) = self.port.common.write_back(at, status) {
-            self.log(fault, bus);
-            self.port.common.record(fault);
+            self.fault(fault, bus);
         }
+    }
+
+    /// Notes that a descriptor was not read, or its status not written.
+    fn fault(&self, status: Status, bus: &mut Bus<'_>) {
+        self.log(status, bus);
+        self.port.common.record(status);
     }
 
     /// Keeps a fault of the IOMMU with all that is known of it.

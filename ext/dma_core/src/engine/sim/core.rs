@@ -20,7 +20,6 @@ use super::timers::Timers;
 use super::timing::Timing;
 use super::trace::{Master, Record, Run};
 use super::worker::Step;
-use crate::memory::processor::Processor;
 
 /// The machine's state, under its lock.
 #[derive(Debug)]
@@ -54,8 +53,6 @@ pub(super) struct Core {
     pub trace: Option<Record>,
     pub devices: u32,
     pub stopped: bool,
-    /// Told what time it is.
-    pub processor: Option<Arc<Processor>>,
 }
 
 /// A channel, or the controllers of several, and where it asks for the bus.
@@ -235,7 +232,6 @@ impl Core {
         let end = next.map(|(end, _)| end).or(alarm);
         if end.is_none_or(|end| until.is_some_and(|until| end > until)) {
             self.now = until.unwrap_or(self.now).max(self.now);
-            self.tell_time();
             return false;
         }
         match (next.and_then(|(_, bus)| self.buses[bus].current.take()), alarm) {
@@ -244,11 +240,6 @@ impl Core {
             (None, None) => {}
         }
         true
-    }
-
-    /// Tells the CPU's model what time it is.
-    pub(super) fn tell_time(&self) {
-        self.processor.iter().for_each(|processor| processor.set_now(self.now));
     }
 
     /// When the transaction ends that ends first.
@@ -362,7 +353,6 @@ impl Core {
     fn end(&mut self, current: Current) {
         let Current { index, len, asked, begin, end, waits, mode, block, .. } = current;
         self.now = end;
-        self.tell_time();
         let seat = &mut self.seats[index];
         let shared = !self.options.timing.links;
         // Without a CPU to give it to, it keeps the bus until the block is done in every mode.

@@ -91,8 +91,8 @@ impl Machine {
         let memory = Memory::new(options.memory_bandwidth, timing);
         let burst = timing.whole(burst, BURST_FREE);
         let costs = timing.payload > BURST_FREE && (timing.setup, timing.overhead, timing.dual) != (0, 0, 0);
-        let processor = options.memory.processor(timing, options.seed);
         let clock: Arc<AtomicU64> = Arc::default();
+        let processor = options.memory.processor(timing, options.seed, &clock);
         let worker = Arc::new(Worker::new(Core {
             clock: Arc::clone(&clock),
             burst,
@@ -115,7 +115,6 @@ impl Machine {
             trace: None,
             devices: 0,
             stopped: false,
-            processor: processor.clone(),
         }));
         if options.clock == Clock::Free {
             let worker = Arc::clone(&worker);

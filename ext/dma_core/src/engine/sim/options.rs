@@ -1,5 +1,6 @@
 //! What a machine and its devices are made like.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::Arc;
 
 use super::arbiter::Arbitration;
@@ -121,18 +122,19 @@ const DELAY: u64 = 1000;
 
 impl MemoryOptions {
     /// The CPU that programs can tell from none; where there is nothing to tell, there is none.
-    pub(super) fn processor(&self, timing: &Timing, seed: u64) -> Option<Arc<Processor>> {
+    pub(super) fn processor(&self, timing: &Timing, seed: u64, clock: &Arc<AtomicU64>) -> Option<Arc<Processor>> {
         let MemoryOptions { coherent, cache_size, cache_injection, weak, .. } = *self;
         let cached = !coherent || cache_injection.is_some();
         (cached || weak).then(|| {
-            Processor::new(ProcessorOptions {
+            let options = ProcessorOptions {
                 coherent,
                 lines: cached.then_some(cache_size as usize / LINE),
                 injection: cache_injection == Some(true),
                 delay: weak.then(|| timing.cycle_at(DELAY).max(1)),
                 miss: timing.cycle_at(MISS).max(1),
                 seed,
-            })
+            };
+            Processor::new(options, Arc::clone(clock))
         })
     }
 

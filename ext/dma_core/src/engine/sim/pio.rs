@@ -119,6 +119,5 @@ impl Core {
             self.ring(alarm);
         }
         self.now = self.now.max(until);
-        self.tell_time();
     }
 }

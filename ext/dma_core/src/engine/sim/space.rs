@@ -182,21 +182,6 @@ impl Space {
         Ok((placed.id, placed.pieces))
     }
 
-    /// The same in one piece, as a descriptor ring has to be; its memory must not be mapped already, unless it is so. Without an
-    /// IOMMU the piece passes no multiple of `boundary`, where there is one; if it is longer it begins in the first page of one.
-    #[cfg(test)]
-    pub fn map_contiguous(
-        &mut self,
-        span: Span,
-        access: Access,
-        address_bits: u32,
-        boundary: Option<u64>,
-    ) -> Result<(u64, u64)> {
-        let row = Some(boundary.map_or(Row::DESCRIPTORS, |boundary| Row::within(boundary, true)));
-        let placed = self.map_as(span, access, address_bits, Want { row, bounces: false, is_pinned: true })?;
-        Ok((placed.id, placed.pieces[0].0))
-    }
-
     /// Maps once more what is mapped already, if a device that reaches addresses below 2<sup>`address_bits`</sup> reaches all of it.
     pub fn map_again(&mut self, span: &Span, access: Access, address_bits: u32) -> Option<(u64, Vec<(u64, u64)>)> {
         let Kind::Physical(physical) = &self.kind else { return None };

@@ -64,7 +64,7 @@ fn each_operation_leaves_lines_and_memory_as_it_says() {
         (Operation::Clean, [CLEAN, CLEAN], 9, 1),
     ];
     for (operation, after, in_memory, write_backs) in table {
-        let (processor, region) = (Processor::new(PLAIN), region(256, 1));
+        let (processor, region) = (Processor::new(PLAIN, Arc::default()), region(256, 1));
         let _attached = attach(&processor, &region, Access::Both, false);
         // One that differs from memory, one that does not, one that is only read, and one that the operation is not about.
         cpu_writes(&region, 60, &[9; 4]);
@@ -85,7 +85,7 @@ fn each_operation_leaves_lines_and_memory_as_it_says() {
 
 #[test]
 fn a_cache_that_does_not_follow_devices_is_stale_both_ways_until_it_is_synced() {
-    let (processor, region) = (Processor::new(PLAIN), region(128, 1));
+    let (processor, region) = (Processor::new(PLAIN, Arc::default()), region(128, 1));
     let attached = attach(&processor, &region, Access::Both, false);
     cpu_writes(&region, 0, &[2]);
     assert_eq!(device_reads(&processor, &region, 0, 2), [1, 1]);
@@ -104,7 +104,7 @@ fn a_cache_that_does_not_follow_devices_is_stale_both_ways_until_it_is_synced() 
 #[test]
 fn a_line_that_both_write_loses_what_either_wrote() {
     for (operation, survives) in [(Operation::Invalidate, [1, 5]), (Operation::WriteBack, [2, 1])] {
-        let (processor, region) = (Processor::new(PLAIN), region(64, 1));
+        let (processor, region) = (Processor::new(PLAIN, Arc::default()), region(64, 1));
         let _attached = attach(&processor, &region, Access::Both, false);
         cpu_writes(&region, 0, &[2]);
         device_writes(&processor, &region, 63, &[5]);
@@ -116,7 +116,7 @@ fn a_line_that_both_write_loses_what_either_wrote() {
 
 #[test]
 fn coherent_memory_is_not_cached_and_what_was_is_written_first() {
-    let (processor, region) = (Processor::new(PLAIN), region(256, 1));
+    let (processor, region) = (Processor::new(PLAIN, Arc::default()), region(256, 1));
     let streaming = attach(&processor, &region, Access::Both, false);
     cpu_writes(&region, 0, &[2; 256]);
     let area = Span::new(&region, 70, 10).unwrap();
@@ -137,7 +137,7 @@ fn coherent_memory_is_not_cached_and_what_was_is_written_first() {
 
 #[test]
 fn when_the_last_mapping_goes_memory_has_all_that_the_cache_had_but_what_is_the_devices() {
-    let (processor, region) = (Processor::new(PLAIN), region(192, 1));
+    let (processor, region) = (Processor::new(PLAIN, Arc::default()), region(192, 1));
     let all = attach(&processor, &region, Access::Read, false);
     let span = Span::new(&region, 64, 64).unwrap();
     let middle = Attachment::new(&processor, &span, Access::Write, false).unwrap();
@@ -160,7 +160,7 @@ fn lines_end_where_their_memory_does() {
     let first = start.next_multiple_of(LINE) + 10;
     // SAFETY: the array outlives the region.
     let region = Region::of(unsafe { Pages::foreign(first, 100) }.unwrap());
-    let processor = Processor::new(PLAIN);
+    let processor = Processor::new(PLAIN, Arc::default());
     let attached = attach(&processor, &region, Access::Read, false);
     region.fill(0, 100, 1).unwrap();
     let lines = processor.lines(first, 100);
@@ -177,7 +177,8 @@ fn lines_end_where_their_memory_does() {
 
 #[test]
 fn memory_goes_through_one_processor_and_by_way_of_one_buffer() {
-    let (one, other, region) = (Processor::new(PLAIN), Processor::new(PLAIN), region(4096, 1));
+    let (one, other, region) =
+        (Processor::new(PLAIN, Arc::default()), Processor::new(PLAIN, Arc::default()), region(4096, 1));
     let attached = attach(&one, &region, Access::Read, false);
     let span = |region: &Arc<Region>| Span::new(region, 0, 64).unwrap();
     let refused = Attachment::new(&other, &span(&region), Access::Both, false).unwrap_err();
@@ -207,7 +208,7 @@ fn memory_goes_through_one_processor_and_by_way_of_one_buffer() {
 
 #[test]
 fn copies_between_spans_see_what_the_cpu_sees() {
-    let (processor, from, to) = (Processor::new(PLAIN), region(128, 1), region(128, 2));
+    let (processor, from, to) = (Processor::new(PLAIN, Arc::default()), region(128, 1), region(128, 2));
     let _attached = [attach(&processor, &from, Access::Both, false), attach(&processor, &to, Access::Both, false)];
     cpu_writes(&from, 0, &[3; 128]);
     let span = |region: &Arc<Region>| Span::new(region, 0, 128).unwrap();
@@ -223,7 +224,8 @@ fn copies_between_spans_see_what_the_cpu_sees() {
 #[test]
 fn a_coherent_cache_follows_devices_and_counts_what_they_cost_the_cpu() {
     for (injection, expected) in [(false, (2, 4, 2)), (true, (4, 2, 0))] {
-        let (processor, region) = (Processor::new(ProcessorOptions { injection, ..COHERENT }), region(128, 1));
+        let (processor, region) =
+            (Processor::new(ProcessorOptions { injection, ..COHERENT }, Arc::default()), region(128, 1));
         let _attached = attach(&processor, &region, Access::Both, false);
         cpu_writes(&region, 0, &[2; 128]);
         assert_eq!(device_reads(&processor, &region, 0, 128), [2; 128]);
@@ -242,7 +244,8 @@ fn a_coherent_cache_follows_devices_and_counts_what_they_cost_the_cpu() {
 
 #[test]
 fn a_full_cache_writes_back_what_makes_room() {
-    let (processor, region) = (Processor::new(ProcessorOptions { lines: Some(4), ..PLAIN }), region(64 * 16, 1));
+    let (processor, region) =
+        (Processor::new(ProcessorOptions { lines: Some(4), ..PLAIN }, Arc::default()), region(64 * 16, 1));
     let _attached = attach(&processor, &region, Access::Read, false);
     cpu_writes(&region, 0, &[2; 64 * 16]);
     let CacheStats { evictions, write_backs, .. } = processor.stats().unwrap();
@@ -257,7 +260,7 @@ fn a_full_cache_writes_back_what_makes_room() {
 
 #[test]
 fn programs_and_devices_use_a_coherent_line_at_once_and_lose_nothing() {
-    let processor = Processor::new(ProcessorOptions { delay: Some(10), ..COHERENT });
+    let processor = Processor::new(ProcessorOptions { delay: Some(10), ..COHERENT }, Arc::default());
     let region = region(128, 0);
     let attached = attach(&processor, &region, Access::Both, false);
     thread::scope(|scope| {

@@ -43,8 +43,7 @@ impl Controller {
             Err(status) => {
                 // Without its descriptors the channel can do nothing but say so.
                 self.halted = true;
-                self.log(status, bus);
-                self.port.common.record(status);
+                self.fault(status, bus);
                 self.bank.end(status, true);
                 self.interrupt(false, bus);
             }
@@ -69,8 +68,7 @@ impl Controller {
                 self.begin(work, bus);
             }
             Err(status) => {
-                self.log(status, bus);
-                self.port.common.record(status);
+                self.fault(status, bus);
                 work.chain_failure.get_or_insert(status);
                 (work.descriptor.flags, work.phase) = (0, Phase::Finish);
                 // There is no descriptor to write a status to but the first.

@@ -8,6 +8,22 @@ use crate::memory::{Layout, Lock, Region};
 
 const ACCESSES: [Access; 3] = [Access::Read, Access::Write, Access::Both];
 
+impl Space {
+    /// Maps memory in one piece, as a descriptor ring has to be; its memory must not be mapped already, unless it is so. Without an
+    /// IOMMU the piece passes no multiple of `boundary`, where there is one; if it is longer it begins in the first page of one.
+    fn map_contiguous(
+        &mut self,
+        span: Span,
+        access: Access,
+        address_bits: u32,
+        boundary: Option<u64>,
+    ) -> Result<(u64, u64)> {
+        let row = Some(boundary.map_or(Row::DESCRIPTORS, |boundary| Row::within(boundary, true)));
+        let placed = self.map_as(span, access, address_bits, Want { row, bounces: false, is_pinned: true })?;
+        Ok((placed.id, placed.pieces[0].0))
+    }
+}
+
 fn region(size: usize) -> Arc<Region> {
     Region::allocate(Layout::new(size), Lock::Never).unwrap()
 }

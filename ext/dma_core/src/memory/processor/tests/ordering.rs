@@ -5,7 +5,7 @@ use super::*;
 const WEAK: ProcessorOptions = ProcessorOptions { lines: None, delay: Some(1000), ..COHERENT };
 
 fn weak(options: ProcessorOptions) -> (Arc<Processor>, Arc<Region>, Attachment) {
-    let (processor, region) = (Processor::new(options), region(64 * 32, 1));
+    let (processor, region) = (Processor::new(options, Arc::default()), region(64 * 32, 1));
     let attached = attach(&processor, &region, Access::Both, true);
     (processor, region, attached)
 }
@@ -50,17 +50,17 @@ fn the_cpu_sees_the_line_that_a_device_wrote_last_and_the_others_after_a_read_ba
 #[test]
 fn what_has_waited_for_long_enough_waits_no_more() {
     let (processor, region, _attached) = weak(WEAK);
-    processor.set_now(10);
+    processor.clock.store(10, Relaxed);
     cpu_writes(&region, 0, &[2]);
     device_writes(&processor, &region, 256, &[2]);
-    processor.set_now(500);
+    processor.clock.store(500, Relaxed);
     cpu_writes(&region, 64, &[2]);
     cpu_writes(&region, 128, &[2]);
     device_writes(&processor, &region, 320, &[2]);
     device_writes(&processor, &region, 384, &[2]);
     let look = || [256, 320].map(|at| cpu_reads(&region, at, 1)[0]);
     for (now, device, cpu) in [(1009, [1, 1], [1, 1]), (1010, [2, 1], [2, 1]), (1500, [2, 2], [2, 2])] {
-        processor.set_now(now);
+        processor.clock.store(now, Relaxed);
         assert_eq!((seen(&processor, &region, 2), look()), (device.to_vec(), cpu), "{now}");
     }
 }
@@ -72,7 +72,7 @@ fn what_there_is_no_room_for_is_seen_oldest_first() {
     let expected = [vec![2; 2], vec![1; 15], vec![2]].concat();
     assert_eq!(seen(&processor, &region, 18), expected);
 
-    let (processor, region) = (Processor::new(WEAK), self::region(64 * 1026, 1));
+    let (processor, region) = (Processor::new(WEAK, Arc::default()), self::region(64 * 1026, 1));
     let _attached = attach(&processor, &region, Access::Both, true);
     device_writes(&processor, &region, 0, &[2; 64 * 1026]);
     let look: Vec<u8> = (0..1026).map(|line| cpu_reads(&region, line * LINE, 1)[0]).collect();
@@ -107,7 +107,8 @@ fn a_store_that_waits_reaches_memory_when_its_mapping_goes() {
 
 #[test]
 fn behind_a_cache_that_does_not_follow_devices_a_barrier_alone_does_not_help() {
-    let (processor, region) = (Processor::new(ProcessorOptions { delay: Some(1000), ..PLAIN }), region(128, 1));
+    let (processor, region) =
+        (Processor::new(ProcessorOptions { delay: Some(1000), ..PLAIN }, Arc::default()), region(128, 1));
     let attached = attach(&processor, &region, Access::Both, false);
     cpu_writes(&region, 0, &[2]);
     processor.write_barrier();

@@ -31,7 +31,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// Runs the steps, with syncs before and after each of a device's if it is told to; whether all saw what memory would show, and it has
 /// that in the end.
 fn agrees(options: ProcessorOptions, coherent: bool, syncs: bool, steps: &[Step]) -> bool {
-    let (processor, region, mut flat) = (Processor::new(options), region(SIZE, 1), vec![1; SIZE]);
+    let (processor, region, mut flat) = (Processor::new(options, Arc::default()), region(SIZE, 1), vec![1; SIZE]);
     let attached = attach(&processor, &region, Access::Both, coherent);
     let (mut now, mut agrees) = (0, true);
     // The lines beside a range are the program's, and a device's bytes in them are taken over with it.
@@ -59,7 +59,7 @@ fn agrees(options: ProcessorOptions, coherent: bool, syncs: bool, steps: &[Step]
             }
             Step::Wait(time) => {
                 now += time;
-                processor.set_now(now);
+                processor.clock.store(now, Relaxed);
             }
         }
     }
